@@ -1,0 +1,45 @@
+// Package port holds the doors between the halves of a provider: what a follower may ask of a hub, what a
+// hub tells a follower, and where key material comes from. core/hub and core/client implement them for what
+// is kept here, core/federation for what is kept elsewhere, so that everything above is written once.
+//
+// Bodies are the octets of the protocol's structs (core/wire), in and out: a retry is the same octets, and what was
+// answered once is answered again. Errors are fault errors; over HTTPS they are status codes. An
+// outcome that the protocol has a code for (wrongEpoch, notAllowed …) is a response, not an error.
+//
+// All methods may be called concurrently and may block until ctx is done.
+package port
+
+import (
+	"context"
+
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// Hub is what a follower, or a local client, may ask of a room's hub. from is the provider domain that asks,
+// authenticated; for a local client it is the hub's own domain.
+type Hub interface {
+	// KeyMaterial claims KeyPackages of target for the room; the hub serves it or asks target's provider, and
+	// remembers where the Welcome has to go (draft-ietf-mimi-protocol, "Fetch Key Material").
+	// body is a KeyMaterialRequest, the result a KeyMaterialResponse.
+	KeyMaterial(ctx context.Context, from string, room, target mimiuri.URI, body []byte) ([]byte, error)
+	// Update takes an UpdateRequest, gives an UpdateRoomResponse. Idempotent by (from, SHA-256 of body) for 7 days.
+	Update(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error)
+	// Submit takes a SubmitMessageRequest, gives a SubmitMessageResponse. Idempotent as Update.
+	Submit(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error)
+	// GroupInfo takes a GroupInfoRequest, gives a GroupInfoResponse.
+	GroupInfo(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error)
+}
+
+// Notify is how a hub fans out: body is one or more concatenated FanoutMessages of the room.
+type Notify interface {
+	// Notify returns nil once the follower has the messages on disk (201). peer is the follower's domain: the
+	// one to reach on the way out, the own one on the way in. The sender is always the room's hub: the
+	// server side has checked that before calling.
+	Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error
+}
+
+// Keys is a target provider's side of key material. from is the hub that asks (or the requester's
+// provider, for direct requests without a room).
+type Keys interface {
+	KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error)
+}
