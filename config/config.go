@@ -1,0 +1,135 @@
+// Package config reads the configuration file of a provider: one YAML document, typed, defaulted and
+// validated. An error names the file, the line and what would cure it; a misspelt key is an error that
+// names the nearest key there is. Nothing is interpolated: a secret stands in the file, or a key that
+// ends in _file names a file with it, or a key that ends in _env an environment variable.
+//
+// Paths in the file are relative to the folder the file is in.
+package config
+
+// Config is a whole configuration. Load and Parse return it complete: defaults filled in, paths made
+// relative to the working directory of the process, secrets read.
+type Config struct {
+	// Domain is the MIMI provider domain, the host in mimi://example.org/u/alice. Required. Other
+	// providers find this one at https://DOMAIN/.well-known/mimi-protocol-directory.
+	Domain string `yaml:"domain"`
+
+	// Network is the chat network this provider serves: exactly one of them.
+	Network Network `yaml:"network"`
+
+	Federation Federation `yaml:"federation"`
+	Storage    Storage    `yaml:"storage"`
+	Secrets    Secrets    `yaml:"secrets"`
+
+	// Permissions says who may use the provider: none, user or admin, by network id
+	// (alice@example.org, @alice:example.org), by the domain of one, or "*". The most specific
+	// rule holds. Without this key the network's own domain is user and everybody else none; with
+	// it, it is the whole list.
+	Permissions Permissions `yaml:"permissions"`
+
+	Log Log `yaml:"log"`
+
+	// Warnings are for the log at the start: nothing that prevents it. Not a key of the file.
+	Warnings []string `yaml:"-"`
+	// File is the path the configuration was read from. Not a key of the file.
+	File string `yaml:"-"`
+}
+
+// Network is one chat network; exactly one field is set.
+type Network struct {
+	XMPP   *XMPP   `yaml:"xmpp"`
+	Matrix *Matrix `yaml:"matrix"`
+}
+
+// XMPP connects an XMPP server by the component protocol (XEP-0114): one connection for each of the two
+// component domains.
+type XMPP struct {
+	// Server is the "host:port" of the server's component listener. Default "127.0.0.1:5347".
+	Server string `yaml:"server"`
+	// LocalDomain is the domain of the server's own users. Default: Config.Domain.
+	LocalDomain string `yaml:"local_domain"`
+	// Users is the component domain of the gateway and of the remote users. Default "mimi." before
+	// LocalDomain.
+	Users string `yaml:"users"`
+	// Rooms is the component domain under which MIMI rooms are MUCs. Default "rooms." before Users.
+	Rooms string `yaml:"rooms"`
+	// Secret is the component secret of both domains, given in one of three ways. Required.
+	Secret     string `yaml:"secret"`
+	SecretFile string `yaml:"secret_file"`
+	SecretEnv  string `yaml:"secret_env"`
+}
+
+// Matrix connects a Matrix homeserver as an application service.
+type Matrix struct {
+	// Homeserver is the URL of the client-server API, without a path. Default "http://127.0.0.1:8008".
+	Homeserver string `yaml:"homeserver"`
+	// ServerName is the homeserver's name, the part of @alice:example.org after the colon. Default:
+	// Config.Domain.
+	ServerName string `yaml:"server_name"`
+	// Listen is the "host:port" on which the homeserver reaches the application service. Default
+	// "127.0.0.1:29333".
+	Listen string `yaml:"listen"`
+	// Registration is the registration file that the homeserver has been given too; it holds both
+	// tokens. `mimibridge registration` writes it. Default "registration.yaml".
+	Registration string `yaml:"registration"`
+}
+
+// Federation is the way to other providers: HTTPS with mutual TLS (draft-ietf-mimi-protocol).
+type Federation struct {
+	// Listen is the "host:port" of the HTTPS listener. Default ":8443".
+	Listen string `yaml:"listen"`
+	// URL is where others reach the listener; the directory tells them. Default https://DOMAIN: with
+	// the port of Listen.
+	URL string `yaml:"url"`
+	// CertFile and KeyFile are PEM files. The certificate names Config.Domain, as other providers
+	// recognise this one by it, and the host of URL. They are read again when they change.
+	// Required.
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+	// CAFile is a PEM file with the authorities that other providers' certificates are checked
+	// against. Default: those of the system.
+	CAFile string `yaml:"ca_file"`
+	// Peers says for a provider domain at which "host:port" its directory answers, for private set-ups
+	// without DNS. Default: the domain itself, port 443.
+	Peers map[string]string `yaml:"peers"`
+	// Record is for debugging, and kept out of every example: a file that takes all federation bodies
+	// in both directions as they are before TLS encrypts them. They are MLS messages; who talks with
+	// whom is readable. Default: none.
+	Record string `yaml:"record"`
+}
+
+// Storage is where the provider keeps its state.
+type Storage struct {
+	// SQLite is the database file; the adapter's own database lies beside it. Default "mimibridge.db".
+	SQLite string `yaml:"sqlite"`
+}
+
+// Secrets is what the provider itself keeps secret.
+type Secrets struct {
+	// KeyFile holds the sealing key: MLS secrets and message content are encrypted with it in the
+	// database. Back it up apart from the database. `mimibridge init` makes it. Default "sealing.key".
+	KeyFile string `yaml:"key_file"`
+	// KeyEnv is an environment variable with the same content instead.
+	KeyEnv string `yaml:"key_env"`
+
+	// SealingKey is the key read: 32 octets. Not a key of the file.
+	SealingKey []byte `yaml:"-"`
+}
+
+// Log is what is logged, and how, on standard error.
+type Log struct {
+	// Level is trace, debug, info, warn or error. Default "info".
+	Level string `yaml:"level"`
+	// Format is json, console, or auto: console on a terminal. Default "auto".
+	Format string `yaml:"format"`
+}
+
+// LocalDomain is the domain of the network's own users.
+func (c *Config) LocalDomain() string {
+	switch {
+	case c.Network.XMPP != nil:
+		return c.Network.XMPP.LocalDomain
+	case c.Network.Matrix != nil:
+		return c.Network.Matrix.ServerName
+	}
+	return ""
+}

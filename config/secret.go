@@ -1,0 +1,142 @@
+package config
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// sealingPrefix marks the content of a sealing key file, so that another secret given by mistake is seen.
+const sealingPrefix = "mimibridge-sealing-key-1 "
+
+// NewSealingKey makes the content of a sealing key file: one line.
+func NewSealingKey() string {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return sealingPrefix + base64.StdEncoding.EncodeToString(b) + "\n"
+}
+
+// ParseSealingKey reads the content of a sealing key file. The error never shows the content.
+func ParseSealingKey(s string) ([]byte, error) {
+	enc, ok := strings.CutPrefix(strings.TrimSpace(s), sealingPrefix)
+	if !ok {
+		return nil, errors.New("it is not a sealing key")
+	}
+	b, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(enc))
+	if err != nil || len(b) != 32 {
+		return nil, errors.New("the sealing key is damaged")
+	}
+	return b, nil
+}
+
+// PrivateFile returns a sentence about a file that holds a secret and can be read by others than its owner and
+// group, with the cure; "" if all is well or the file does not exist.
+func PrivateFile(path string) string {
+	fi, err := os.Stat(path)
+	if err != nil || fi.Mode().Perm()&0o007 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s holds a secret and can be read by everybody on this machine (mode %04o); chmod o= %s", path, fi.Mode().Perm(), path)
+}
+
+func (c *Config) readSecrets(v *validator) {
+	warn := func(path string) {
+		if w := PrivateFile(path); path != "" && w != "" {
+			c.Warnings = append(c.Warnings, w)
+		}
+	}
+	if x := c.Network.XMPP; x != nil {
+		if x.Secret != "" {
+			warn(c.File)
+		}
+		given := 0
+		for _, s := range []string{x.Secret, x.SecretFile, x.SecretEnv} {
+			if s != "" {
+				given++
+			}
+		}
+		switch {
+		case given == 0:
+			v.fail("network.xmpp.secret", "is missing", "the component secret: secret_file: FILE, secret_env: VARIABLE or secret: VALUE")
+		case given > 1:
+			v.fail("network.xmpp.secret", "it is given in more than one way", "keep one of secret, secret_file and secret_env")
+		case x.SecretFile != "":
+			warn(x.SecretFile)
+			x.Secret = v.secretFile("network.xmpp.secret_file", x.SecretFile)
+		case x.SecretEnv != "":
+			x.Secret = v.secretEnv("network.xmpp.secret_env", x.SecretEnv)
+		}
+	}
+	if m := c.Network.Matrix; m != nil {
+		warn(m.Registration)
+	}
+	warn(c.Federation.KeyFile)
+
+	key, s := "secrets.key_file", ""
+	switch {
+	case c.Secrets.KeyEnv != "" && c.Secrets.KeyFile != "":
+		v.fail("secrets.key_env", "the sealing key is given in two ways", "keep one of key_file and key_env")
+		return
+	case c.Secrets.KeyEnv != "":
+		key = "secrets.key_env"
+		s = v.secretEnv(key, c.Secrets.KeyEnv)
+	default:
+		warn(c.Secrets.KeyFile)
+		s = v.secretFile(key, c.Secrets.KeyFile)
+	}
+	if s == "" {
+		return
+	}
+	var err error
+	if c.Secrets.SealingKey, err = ParseSealingKey(s); err != nil {
+		v.fail(key, err.Error(), "restore it from your backup; for a new provider `mimibridge init` makes one")
+	}
+}
+
+// maxSecret bounds a file with a secret, in octets.
+const maxSecret = 4096
+
+// readSmall reads at most maxSecret octets and one, whatever sort of file it is.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxSecret+1))
+}
+
+// secretFile reads a secret of one line; after a failure it returns "".
+func (v *validator) secretFile(key, path string) string {
+	b, err := readSmall(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		cure := "put the secret there, on one line, mode 0600"
+		if key == "secrets.key_file" {
+			cure = "restore it from your backup; for a new provider `mimibridge init` makes one"
+		}
+		v.fail(key, "there is no file "+path, cure)
+	case err != nil:
+		v.fail(key, "cannot be read: "+err.Error(), "let the user that runs mimibridge read it")
+	case len(b) > maxSecret:
+		v.fail(key, path+" is larger than a secret is", "one line, at most 4 KiB")
+	case strings.TrimSpace(string(b)) == "":
+		v.fail(key, path+" is empty", "put the secret there, on one line")
+	default:
+		return strings.TrimSpace(string(b))
+	}
+	return ""
+}
+
+func (v *validator) secretEnv(key, name string) string {
+	s := strings.TrimSpace(os.Getenv(name))
+	if s == "" {
+		v.fail(key, fmt.Sprintf("the environment variable %q is not set", clip(name)), "set it where mimibridge is started")
+	}
+	return s
+}
