@@ -1,0 +1,14 @@
+// Package store keeps everything that must outlive a crash: SQL underneath, bytes and ids on the surface.
+// It knows no MLS, no protocol and no network; hub and client say what the bytes are.
+//
+// All writing goes through Store.Update. One goroutine owns the only writing connection; it takes the
+// closures that are waiting, runs each in a SAVEPOINT of its own inside one transaction, and answers all of them
+// after one COMMIT with synchronous=FULL: what Update returned nil for survives a crash and a power cut,
+// and many rooms share one fsync. Reading goes through Store.View on other connections (WAL), at the same time.
+//
+// Secrets and message content are sealed (Sealer): the row names the key, and table, row key and column
+// are bound to the ciphertext, so that a sealed value moved elsewhere does not open.
+//
+// The schema has from its first version what more than one node, rollback and sealing ask for:
+// node(id, until), room(owner, fence), an incarnation, and room_id leading every room key.
+package store

@@ -1,0 +1,205 @@
+package store
+
+// SchemaVersion is the version this code writes; OldestReader is the oldest version of this code that may
+// read what it writes. Both stand in the meta table; Open refuses a database whose oldest reader is newer.
+const (
+	SchemaVersion = 1
+	OldestReader  = 1
+)
+
+// upgrades[i] takes the schema from version i to i+1. A published step is never edited.
+var upgrades = []string{
+	// 1: the first schema.
+	`
+CREATE TABLE meta (
+	key   TEXT NOT NULL PRIMARY KEY,
+	value BLOB NOT NULL
+) WITHOUT ROWID;
+
+-- Nodes that share this database. until: ms; a node whose time is over has lost its rooms.
+CREATE TABLE node (
+	id    TEXT    NOT NULL PRIMARY KEY,
+	until INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Every room this provider is hub of or has users in. owner is the node that may act for it; taking it over
+-- raises fence. incarnation is that of the database when the group was last brought up.
+CREATE TABLE room (
+	room_id     TEXT    NOT NULL PRIMARY KEY,
+	owner       TEXT    NOT NULL,
+	fence       INTEGER NOT NULL DEFAULT 1,
+	incarnation BLOB    NOT NULL,
+	created     INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Rooms kept here. keys: sealed external-sender key, franking key and hub_key, made when the room is prepared.
+CREATE TABLE hub_room (
+	room_id  TEXT    NOT NULL PRIMARY KEY,
+	status   INTEGER NOT NULL,           -- 0 prepared, 1 open, 2 closed
+	epoch    INTEGER NOT NULL DEFAULT 0,
+	state    BLOB,                       -- the public group
+	info     BLOB,                       -- GroupInfo of the epoch, signed by its committer
+	keys     BLOB    NOT NULL,
+	creation BLOB,                       -- SHA-256 of what created it, for repetition
+	last_seq INTEGER NOT NULL DEFAULT 0,
+	last_ts  INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+-- What the hub accepted, in order. body is a FanoutMessage; it never changes. audience is the domains it goes to.
+CREATE TABLE hub_log (
+	room_id  TEXT    NOT NULL,
+	seq      INTEGER NOT NULL,
+	ts       INTEGER NOT NULL,
+	audience TEXT    NOT NULL,           -- " a.example b.example ": blanks around each
+	body     BLOB    NOT NULL,
+	PRIMARY KEY (room_id, seq)
+) WITHOUT ROWID;
+
+-- How far each follower is. batch: upper end of the range under way, 0 if none.
+CREATE TABLE hub_cursor (
+	room_id TEXT    NOT NULL,
+	peer    TEXT    NOT NULL,
+	done    INTEGER NOT NULL,
+	last    INTEGER NOT NULL,            -- the last entry for this peer
+	batch   INTEGER NOT NULL DEFAULT 0,
+	PRIMARY KEY (room_id, peer)
+) WITHOUT ROWID;
+
+-- Answers that are given again to the same octets.
+CREATE TABLE hub_answer (
+	room_id  TEXT    NOT NULL,
+	peer     TEXT    NOT NULL,
+	hash     BLOB    NOT NULL,
+	response BLOB    NOT NULL,
+	ts       INTEGER NOT NULL,
+	PRIMARY KEY (room_id, peer, hash)
+) WITHOUT ROWID;
+CREATE INDEX hub_answer_ts ON hub_answer (ts);
+
+-- Where the Welcome for a KeyPackage claimed through this hub has to go.
+CREATE TABLE hub_route (
+	room_id TEXT    NOT NULL,
+	ref     BLOB    NOT NULL,
+	peer    TEXT    NOT NULL,
+	expires INTEGER NOT NULL,
+	PRIMARY KEY (room_id, ref)
+) WITHOUT ROWID;
+
+-- The MLS identity of a local user's client. secret: sealed signature key.
+CREATE TABLE identity (
+	user   TEXT    NOT NULL PRIMARY KEY,
+	device TEXT    NOT NULL,
+	suite  INTEGER NOT NULL,
+	secret BLOB    NOT NULL
+) WITHOUT ROWID;
+
+-- KeyPackages handed out and not yet used. secret: sealed private keys.
+CREATE TABLE key_package (
+	ref     BLOB    NOT NULL PRIMARY KEY,
+	user    TEXT    NOT NULL,
+	room_id TEXT    NOT NULL,            -- the room it was asked for, or ''
+	peer    TEXT    NOT NULL,            -- who asked
+	package BLOB    NOT NULL,
+	secret  BLOB    NOT NULL,
+	expires INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX key_package_room ON key_package (room_id);
+CREATE INDEX key_package_peer ON key_package (peer, user);
+
+-- Rooms in which this provider has, had or is getting users. state: sealed epoch snapshot of the group.
+CREATE TABLE client_room (
+	room_id    TEXT    NOT NULL PRIMARY KEY,
+	status     INTEGER NOT NULL,         -- 0 not joined yet, 1 joined, 2 out
+	epoch      INTEGER NOT NULL DEFAULT 0,
+	state      BLOB,
+	view       BLOB,                     -- what Host.Room shows, JSON
+	last_event INTEGER NOT NULL DEFAULT 0,
+	last_inbox INTEGER NOT NULL DEFAULT 0,
+	last_intent INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+-- Small per-message rows of the group's ratchets (sealed).
+CREATE TABLE client_ratchet (
+	room_id TEXT    NOT NULL,
+	epoch   INTEGER NOT NULL,
+	leaf    INTEGER NOT NULL,
+	kind    INTEGER NOT NULL,
+	data    BLOB    NOT NULL,
+	PRIMARY KEY (room_id, epoch, leaf, kind)
+) WITHOUT ROWID;
+
+-- The one request that changes the group and is under way. next: sealed next epoch.
+CREATE TABLE client_pending (
+	room_id TEXT    NOT NULL PRIMARY KEY,
+	kind    INTEGER NOT NULL,
+	request BLOB    NOT NULL,
+	next    BLOB,
+	tag     BLOB,                        -- its confirmation tag
+	hash    BLOB,                        -- SHA-256 of the handshake's MLSMessage
+	intents TEXT    NOT NULL,            -- sequence numbers, JSON
+	created INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- FanoutMessages that were acknowledged and are not processed yet. epoch: held until then, -1 if not held.
+CREATE TABLE inbox (
+	room_id TEXT    NOT NULL,
+	seq     INTEGER NOT NULL,
+	held    INTEGER NOT NULL DEFAULT -1,
+	body    BLOB    NOT NULL,
+	PRIMARY KEY (room_id, seq)
+) WITHOUT ROWID;
+
+-- Hashes of MLSMessages that were taken or sent, so that nothing is taken twice.
+CREATE TABLE seen (
+	room_id TEXT    NOT NULL,
+	hash    BLOB    NOT NULL,
+	epoch   INTEGER NOT NULL,
+	PRIMARY KEY (room_id, hash)
+) WITHOUT ROWID;
+
+-- What local users want done. payload: sealed. status: 0 waiting, 1 in client_pending or sent, 2 done, 3 refused.
+CREATE TABLE intent (
+	room_id    TEXT    NOT NULL,
+	seq        INTEGER NOT NULL,
+	adapter    TEXT    NOT NULL,
+	actor      TEXT    NOT NULL,
+	origin     TEXT    NOT NULL,
+	status     INTEGER NOT NULL,
+	payload    BLOB,
+	message_id BLOB,
+	request    BLOB,                     -- a SubmitMessageRequest, fixed before it is sent first
+	epoch      INTEGER NOT NULL DEFAULT 0,
+	created    INTEGER NOT NULL,
+	PRIMARY KEY (room_id, seq)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX intent_origin ON intent (room_id, adapter, actor, origin);
+CREATE INDEX intent_open ON intent (room_id, seq) WHERE status < 2;
+
+-- What happened, for the adapters, in order. payload: sealed.
+CREATE TABLE event (
+	room_id TEXT    NOT NULL,
+	seq     INTEGER NOT NULL,
+	ts      INTEGER NOT NULL,
+	payload BLOB    NOT NULL,
+	PRIMARY KEY (room_id, seq)
+) WITHOUT ROWID;
+
+-- How far each adapter has shown a room's events.
+CREATE TABLE delivery (
+	room_id TEXT    NOT NULL,
+	adapter TEXT    NOT NULL,
+	done    INTEGER NOT NULL,
+	PRIMARY KEY (room_id, adapter)
+) WITHOUT ROWID;
+
+-- Message IDs that were shown, by sender.
+CREATE TABLE message (
+	room_id    TEXT    NOT NULL,
+	message_id BLOB    NOT NULL,
+	sender     TEXT    NOT NULL,
+	ts         INTEGER NOT NULL,
+	event      INTEGER NOT NULL,
+	PRIMARY KEY (room_id, message_id, sender)
+) WITHOUT ROWID;
+`,
+}

@@ -1,0 +1,465 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+
+	_ "modernc.org/sqlite" // the driver "sqlite", pure Go
+
+	"github.com/mimibridge/mimibridge/core/fault"
+)
+
+// Options says where the database is and how it is sealed.
+type Options struct {
+	Path   string // the SQLite file; made with mode 0600 if absent, as are its WAL and lock files
+	Key    []byte // the sealing key, KeySize octets
+	Domain string // the provider domain; a database belongs to one
+}
+
+// Store is an open database. Safe for concurrent use.
+type Store struct {
+	sealer *Sealer
+	read   *sql.DB
+	write  *sql.DB
+	conn   *sql.Conn
+	lock   *os.File
+	nodeID string
+	incarn []byte
+
+	work chan *job
+	quit chan struct{}
+	done chan struct{}
+	once sync.Once
+}
+
+type job struct {
+	fn  func(*Tx) error
+	err error
+	ok  chan struct{}
+}
+
+// Tx is a transaction. It is valid only inside the closure it was given to, on that goroutine.
+type Tx struct {
+	s     *Store
+	ctx   context.Context
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+}
+
+// ErrClosed is returned once Close was called.
+var ErrClosed = fault.New(fault.Unavailable, "the store is closed")
+
+// MaxBatch is how many closures share one transaction at most.
+const MaxBatch = 256
+
+func dsn(path string, query ...string) string {
+	v := url.Values{"_pragma": append([]string{"busy_timeout(10000)", "foreign_keys(1)"}, query...)}
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + v.Encode()
+}
+
+// Open opens the database, makes or upgrades its schema, and refuses if another process has it open.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	sealer, err := NewSealer(o.Key)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(o.Path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{sealer: sealer, lock: lock, work: make(chan *job, MaxBatch), quit: make(chan struct{}), done: make(chan struct{})}
+	if err := s.open(ctx, o); err != nil {
+		s.closeFiles()
+		return nil, err
+	}
+	go s.writer()
+	return s, nil
+}
+
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("store: another mimibridge has %s open; stop it first: %w", filepath.Base(path[:len(path)-len(".lock")]), err)
+	}
+	return f, nil
+}
+
+func (s *Store) open(ctx context.Context, o Options) error {
+	f, err := os.OpenFile(o.Path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	f.Close()
+	s.write, err = sql.Open("sqlite", dsn(o.Path, "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)", "wal_autocheckpoint(4000)"))
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	s.write.SetMaxOpenConns(1)
+	if s.conn, err = s.write.Conn(ctx); err != nil {
+		return fmt.Errorf("store: open %s: %w", o.Path, err)
+	}
+	if err := s.migrate(ctx, o.Domain); err != nil {
+		return err
+	}
+	s.read, err = sql.Open("sqlite", dsn(o.Path, "query_only(1)"))
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	s.read.SetMaxOpenConns(8)
+	s.read.SetMaxIdleConns(8)
+	return nil
+}
+
+func (s *Store) migrate(ctx context.Context, domain string) (err error) {
+	tx, err := s.conn.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer tx.Rollback()
+	version := 0
+	var n int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name='meta'`).Scan(&n); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	get := func(key string) (string, error) {
+		var v []byte
+		err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key=?`, key).Scan(&v)
+		if errors.Is(err, sql.ErrNoRows) {
+			return "", nil
+		}
+		return string(v), err
+	}
+	set := func(key, value string) {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value=excluded.value`, key, []byte(value))
+		}
+	}
+	if n > 0 {
+		v, err := get("schema_version")
+		if err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		version, _ = strconv.Atoi(v)
+		oldest, err := get("oldest_reader")
+		if err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if n, _ := strconv.Atoi(oldest); n > SchemaVersion {
+			return fmt.Errorf("store: the database has schema %s, which needs a mimibridge that knows schema %s; this one knows %d: install the newer version again or restore a backup from before the upgrade", v, oldest, SchemaVersion)
+		}
+		was, err := get("domain")
+		if err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if was != domain {
+			return fmt.Errorf("store: the database belongs to the provider %q, the configuration says %q", was, domain)
+		}
+	}
+	for ; version < len(upgrades); version++ {
+		if _, err := tx.ExecContext(ctx, upgrades[version]); err != nil {
+			return fmt.Errorf("store: upgrade to schema %d: %w", version+1, err)
+		}
+		set("schema_version", strconv.Itoa(version+1))
+		set("oldest_reader", strconv.Itoa(OldestReader))
+	}
+	if n == 0 {
+		set("domain", domain)
+		set("incarnation", string(randomBytes(16)))
+		set("node", hex.EncodeToString(randomBytes(8)))
+		set("seal_check", string(s.sealer.Seal("meta", "seal_check", "value", []byte("mimibridge"))))
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	check, err := get("seal_check")
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if _, err := s.sealer.Open("meta", "seal_check", "value", []byte(check)); err != nil {
+		return fmt.Errorf("%w; the key file must be the one this database was made with", err)
+	}
+	if s.nodeID, err = get("node"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	inc, err := get("incarnation")
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	s.incarn = []byte(inc)
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// Close waits for what was handed to Update, then closes the files. Safe to call again.
+func (s *Store) Close() error {
+	s.once.Do(func() { close(s.quit) })
+	<-s.done
+	return nil
+}
+
+func (s *Store) closeFiles() {
+	if s.read != nil {
+		s.read.Close()
+	}
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	if s.write != nil {
+		s.write.Close()
+	}
+	s.lock.Close()
+}
+
+// Update runs fn in a transaction and returns nil once what it wrote is on disk. If fn returns an error or
+// panics, what it wrote is undone and the error returned. fn must not block on anything but its Tx: every
+// other writer waits. A cancelled ctx ends the wait only before fn was taken up.
+func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	j := &job{fn: fn, ok: make(chan struct{})}
+	select {
+	case <-s.quit:
+		return ErrClosed
+	default:
+	}
+	select {
+	case s.work <- j:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.quit:
+		return ErrClosed
+	}
+	select {
+	case <-j.ok:
+		return j.err
+	case <-s.done:
+		select { // it may have been the last one to be taken
+		case <-j.ok:
+			return j.err
+		default:
+			return ErrClosed
+		}
+	}
+}
+
+func (s *Store) writer() {
+	defer func() {
+		s.closeFiles()
+		close(s.done)
+	}()
+	tx := &Tx{s: s, ctx: context.Background(), conn: s.conn, stmts: map[string]*sql.Stmt{}}
+	batch := make([]*job, 0, MaxBatch)
+	for {
+		batch = batch[:0]
+		select {
+		case j := <-s.work:
+			batch = append(batch, j)
+		case <-s.quit:
+			for { // what was taken in before the end is still done
+				select {
+				case j := <-s.work:
+					batch = append(batch, j)
+				default:
+					s.run(tx, batch)
+					return
+				}
+			}
+		}
+	fill:
+		for len(batch) < MaxBatch {
+			select {
+			case j := <-s.work:
+				batch = append(batch, j)
+			default:
+				break fill
+			}
+		}
+		s.run(tx, batch)
+	}
+}
+
+func (s *Store) run(tx *Tx, batch []*job) {
+	if len(batch) == 0 {
+		return
+	}
+	err := tx.begin()
+	if err == nil {
+		for _, j := range batch {
+			j.err = tx.attempt(j.fn)
+		}
+		if err = tx.exec0("COMMIT"); err != nil {
+			tx.exec0("ROLLBACK")
+		}
+	}
+	for _, j := range batch {
+		if err != nil {
+			j.err = fmt.Errorf("store: commit: %w", err)
+		}
+		close(j.ok)
+	}
+}
+
+func (tx *Tx) begin() error { return tx.exec0("BEGIN IMMEDIATE") }
+
+func (tx *Tx) exec0(q string) error {
+	_, err := tx.conn.ExecContext(tx.ctx, q)
+	return err
+}
+
+func (tx *Tx) attempt(fn func(*Tx) error) (err error) {
+	if err := tx.exec0("SAVEPOINT one"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("store: panic in a transaction: %v", p)
+		}
+		if err != nil {
+			if e := tx.exec0("ROLLBACK TO one"); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+		if e := tx.exec0("RELEASE one"); e != nil {
+			err = errors.Join(err, e)
+		}
+	}()
+	return fn(tx)
+}
+
+// View runs fn in a read transaction: it sees one state of the database, which may be older than what an Update
+// under way is writing, never older than one that has returned.
+func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
+	select {
+	case <-s.quit:
+		return ErrClosed
+	default:
+	}
+	conn, err := s.read.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer conn.Close()
+	tx := &Tx{s: s, ctx: ctx, conn: conn}
+	if err := tx.exec0("BEGIN"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
+	return fn(tx)
+}
+
+// Incarnation names this life of the database; a restored copy gets a new one.
+func (s *Store) Incarnation() []byte { return s.incarn }
+
+// NodeID names this node among those that share the database.
+func (s *Store) NodeID() string { return s.nodeID }
+
+func (tx *Tx) stmt(q string) (*sql.Stmt, error) {
+	if st, ok := tx.stmts[q]; ok {
+		return st, nil
+	}
+	st, err := tx.conn.PrepareContext(tx.ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	tx.stmts[q] = st
+	return st, nil
+}
+
+func (tx *Tx) exec(q string, args ...any) (int64, error) {
+	st, err := tx.stmt(q)
+	if err != nil {
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	r, err := st.ExecContext(tx.ctx, args...)
+	if err != nil {
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	n, err := r.RowsAffected()
+	if err != nil {
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	return n, nil
+}
+
+func (tx *Tx) do(q string, args ...any) error {
+	_, err := tx.exec(q, args...)
+	return err
+}
+
+// one scans the only row of a query; found is false if there is none.
+func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
+	var row *sql.Row
+	if tx.stmts == nil {
+		row = tx.conn.QueryRowContext(tx.ctx, q, args...)
+	} else {
+		st, err := tx.stmt(q)
+		if err != nil {
+			return false, fmt.Errorf("store: %w", err)
+		}
+		row = st.QueryRowContext(tx.ctx, args...)
+	}
+	switch err := row.Scan(dest...); {
+	case errors.Is(err, sql.ErrNoRows):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("store: %w", err)
+	}
+	return true, nil
+}
+
+// each calls fn for every row; fn scans it.
+func (tx *Tx) each(fn func(scan func(...any) error) error, q string, args ...any) error {
+	rows, err := tx.conn.QueryContext(tx.ctx, q, args...)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := fn(rows.Scan); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// EnsureRoom makes the room's row if it is not there: this node owns it from then on.
+func (tx *Tx) EnsureRoom(room string, now int64) error {
+	return tx.do(`INSERT INTO room (room_id, owner, incarnation, created) VALUES (?, ?, ?, ?) ON CONFLICT (room_id) DO NOTHING`,
+		room, tx.s.nodeID, tx.s.incarn, now)
+}
+
+// Rooms lists every room there is a row for.
+func (tx *Tx) Rooms() (rooms []string, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var r string
+		if err := scan(&r); err != nil {
+			return err
+		}
+		rooms = append(rooms, r)
+		return nil
+	}, `SELECT room_id FROM room ORDER BY room_id`)
+	return rooms, err
+}
