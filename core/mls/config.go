@@ -1,0 +1,185 @@
+package mls
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// Reason says when a credential is shown to Config.VerifyCredential.
+type Reason uint8
+
+// Reasons (RFC 9420 section 5.3.1).
+const (
+	ReasonKeyPackage     Reason = iota + 1 // a KeyPackage apart from any group
+	ReasonAdd                              // an Add proposal
+	ReasonUpdate                           // an Update, or the path of a member's Commit
+	ReasonExternal                         // the path of an external Commit
+	ReasonTree                             // a tree when joining
+	ReasonExternalSender                   // an entry of external_senders
+)
+
+// CredentialContext is what Config.VerifyCredential judges.
+type CredentialContext struct {
+	Credential   *Credential
+	SignatureKey []byte
+	// Leaf is the whole leaf node, nil for an external sender.
+	Leaf *LeafNode
+	// Replaces is the leaf node whose place Leaf takes, if any: the new
+	// identities must be valid as its successor.
+	Replaces *LeafNode
+	// GroupContext of the group, nil for a KeyPackage apart from any.
+	GroupContext *GroupContext
+	Reason       Reason
+}
+
+// PSKStore finds pre-shared keys (RFC 9420 section 8.4). Resumption PSKs of the
+// group itself are known without it.
+type PSKStore interface {
+	// PSK gives the key, or an error if it is not known.
+	PSK(id *PreSharedKeyID) ([]byte, error)
+}
+
+// PSKFunc is a function as PSKStore.
+type PSKFunc func(id *PreSharedKeyID) ([]byte, error)
+
+// PSK calls f.
+func (f PSKFunc) PSK(id *PreSharedKeyID) ([]byte, error) { return f(id) }
+
+// Config holds what the package cannot know by itself. It is not changed by the
+// package and may be shared by groups; its functions are called by whoever calls
+// the package and must not call back into the same group.
+type Config struct {
+	// Rand gives secrets of this package; nil is crypto/rand. HPKE
+	// encapsulation and ECDSA draw from the system whatever stands here.
+	Rand io.Reader
+	// Now is required: lifetimes of KeyPackages are held against it.
+	Now func() time.Time
+	// VerifyCredential is the Authentication Service; nil accepts basic
+	// credentials and X.509 ones whose key fits, without looking at the chain.
+	VerifyCredential func(ctx CredentialContext) error
+	// ApplyAppData works out a component's new data from the AppDataUpdate
+	// "update" operations of one Commit, in order. old is nil if the component
+	// has none. nil: the last update is the new data.
+	ApplyAppData func(id ComponentID, old []byte, updates [][]byte) ([]byte, error)
+	// PSKs is asked for external, application and other groups' resumption PSKs.
+	PSKs PSKStore
+	// PastEpochs is how many past epochs decrypt late messages. 0 is 3,
+	// negative none.
+	PastEpochs int
+	// MaxForward is how many generations a ratchet may skip ahead at once, 0 is
+	// 1000. MaxSkipped is how many skipped keys are kept a leaf and ratchet, the
+	// oldest go first; 0 is 1000.
+	MaxForward uint32
+	MaxSkipped int
+	// Padding rounds the plaintext of a PrivateMessage up to a multiple; 0 and 1
+	// do not pad.
+	Padding int
+	// IgnoreLifetime turns the check off for leaves received (RFC 9420 section
+	// 7.3 recommends it only).
+	IgnoreLifetime bool
+}
+
+func (c *Config) rand() io.Reader {
+	if c == nil || c.Rand == nil {
+		return rand.Reader
+	}
+	return c.Rand
+}
+
+func (c *Config) random(n int) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(c.rand(), b); err != nil {
+		return nil, fmt.Errorf("mls: randomness: %w", err)
+	}
+	return b, nil
+}
+
+func (c *Config) pastEpochs() int {
+	switch {
+	case c.PastEpochs == 0:
+		return 3
+	case c.PastEpochs < 0:
+		return 0
+	}
+	return c.PastEpochs
+}
+
+func (c *Config) maxForward() uint32 {
+	if c.MaxForward == 0 {
+		return 1000
+	}
+	return c.MaxForward
+}
+
+func (c *Config) maxSkipped() int {
+	if c.MaxSkipped == 0 {
+		return 1000
+	}
+	return c.MaxSkipped
+}
+
+func (c *Config) lifetimeOr(l *Lifetime) Lifetime {
+	if l != nil {
+		return *l
+	}
+	return LifetimeAround(c.Now(), 90*24*time.Hour)
+}
+
+func (c *Config) verifyCredential(ctx CredentialContext) error {
+	if err := ctx.Credential.checkKey(ctx.SignatureKey); err != nil {
+		return err
+	}
+	if c.VerifyCredential == nil {
+		return nil
+	}
+	if err := c.VerifyCredential(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrCredential, err)
+	}
+	return nil
+}
+
+// checkLeaf is the part of RFC 9420 section 7.3 that concerns one LeafNode apart
+// from the rest of the tree, but for its signature. gc may be nil.
+func (c *Config) checkLeaf(s *suite, n *LeafNode, gc *GroupContext, reason Reason, replaces *LeafNode) error {
+	if err := s.checkHPKEPublic(n.EncryptionKey); err != nil {
+		return err
+	}
+	if n.Source == LeafNodeKeyPackage && !c.IgnoreLifetime && reason != ReasonTree && !n.Lifetime.Contains(c.Now()) {
+		return ErrLifetime
+	}
+	for _, x := range n.Extensions {
+		if !n.Capabilities.SupportsExtension(x.Type) && !isGREASE(uint16(x.Type)) {
+			return fmt.Errorf("%w: 0x%04x", ErrExtensionUnlisted, uint16(x.Type))
+		}
+	}
+	if !n.Capabilities.SupportsCredential(n.Credential.Type) {
+		return fmt.Errorf("%w: own credential type not listed", ErrCapabilities)
+	}
+	if gc != nil {
+		if !slices.Contains(n.Capabilities.Versions, gc.Version) || !slices.Contains(n.Capabilities.CipherSuites, gc.CipherSuite) {
+			return fmt.Errorf("%w: the group's version or suite", ErrCapabilities)
+		}
+		rc, err := gc.Extensions.RequiredCapabilities()
+		if err != nil {
+			return err
+		}
+		if err := n.Capabilities.Supports(rc); err != nil {
+			return err
+		}
+		// RFC 9420 section 13.4: whatever stands in the GroupContext is
+		// understood by all members.
+		for _, x := range gc.Extensions {
+			if !n.Capabilities.SupportsExtension(x.Type) {
+				return fmt.Errorf("%w: 0x%04x", ErrUnsupportedGCE, uint16(x.Type))
+			}
+		}
+	}
+	return c.verifyCredential(CredentialContext{
+		Credential: &n.Credential, SignatureKey: n.SignatureKey, Leaf: n, Replaces: replaces, GroupContext: gc, Reason: reason,
+	})
+}
+
+func contains[T comparable](s []T, v T) bool { return slices.Contains(s, v) }

@@ -1,0 +1,216 @@
+package mls
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
+	"fmt"
+	"io"
+
+	"github.com/cloudflare/circl/sign/ed448"
+
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
+)
+
+// sigScheme is the signature algorithm of a suite (RFC 9420 section 5.1.2).
+type sigScheme uint8
+
+const (
+	sigEd25519 sigScheme = iota + 1
+	sigP256
+	sigP384
+	sigP521
+	sigEd448
+)
+
+func (s sigScheme) curve() elliptic.Curve {
+	switch s {
+	case sigP256:
+		return elliptic.P256()
+	case sigP384:
+		return elliptic.P384()
+	case sigP521:
+		return elliptic.P521()
+	}
+	return nil
+}
+
+func (s sigScheme) digest(b []byte) []byte {
+	switch s {
+	case sigP256:
+		h := sha256.Sum256(b)
+		return h[:]
+	case sigP384:
+		h := sha512.Sum384(b)
+		return h[:]
+	}
+	h := sha512.Sum512(b)
+	return h[:]
+}
+
+// SignatureKey is a private signature key with the suite whose algorithm it is
+// for. It is read-only and may be used concurrently.
+type SignatureKey struct {
+	Suite CipherSuite
+	priv  []byte // seed of an EdDSA key, scalar of an ECDSA key
+	pub   []byte
+	ecdsa *ecdsa.PrivateKey
+}
+
+// GenerateSignatureKey makes a key; rnd nil is crypto/rand. ECDSA keys come from
+// the system's randomness whatever rnd is.
+func GenerateSignatureKey(rnd io.Reader, suite CipherSuite) (*SignatureKey, error) {
+	if rnd == nil {
+		rnd = rand.Reader
+	}
+	n := 0
+	switch scheme := suite.scheme(); scheme {
+	case sigEd25519:
+		n = ed25519.SeedSize
+	case sigEd448:
+		n = ed448.SeedSize
+	case sigP256, sigP384, sigP521:
+		k, err := ecdsa.GenerateKey(scheme.curve(), rnd)
+		if err != nil {
+			return nil, wrapf(err, "generate signature key")
+		}
+		b, err := k.Bytes()
+		if err != nil {
+			return nil, wrapf(err, "generate signature key")
+		}
+		return NewSignatureKey(suite, b)
+	default:
+		return nil, fmt.Errorf("mls: generate signature key: %w: 0x%04x", ErrCipherSuite, uint16(suite))
+	}
+	seed := make([]byte, n)
+	if _, err := io.ReadFull(rnd, seed); err != nil {
+		return nil, wrapf(err, "generate signature key")
+	}
+	return NewSignatureKey(suite, seed)
+}
+
+// NewSignatureKey takes a serialised private key: the seed of RFC 8032 (a longer
+// form that begins with it is cut) or the big-endian scalar of ECDSA.
+func NewSignatureKey(suite CipherSuite, priv []byte) (*SignatureKey, error) {
+	k := &SignatureKey{Suite: suite}
+	switch scheme := suite.scheme(); scheme {
+	case sigEd25519:
+		if len(priv) != ed25519.SeedSize && len(priv) != ed25519.PrivateKeySize {
+			return nil, fmt.Errorf("mls: signature key: %w", ErrSignatureKey)
+		}
+		k.priv = append([]byte(nil), priv[:ed25519.SeedSize]...)
+		k.pub = ed25519.NewKeyFromSeed(k.priv).Public().(ed25519.PublicKey)
+	case sigEd448:
+		if len(priv) != ed448.SeedSize && len(priv) != ed448.PrivateKeySize {
+			return nil, fmt.Errorf("mls: signature key: %w", ErrSignatureKey)
+		}
+		k.priv = append([]byte(nil), priv[:ed448.SeedSize]...)
+		k.pub = ed448.NewKeyFromSeed(k.priv).Public().(ed448.PublicKey)
+	case sigP256, sigP384, sigP521:
+		curve := scheme.curve()
+		size := (curve.Params().BitSize + 7) / 8
+		if len(priv) > size {
+			return nil, fmt.Errorf("mls: signature key: %w", ErrSignatureKey)
+		}
+		full := make([]byte, size)
+		copy(full[size-len(priv):], priv)
+		key, err := ecdsa.ParseRawPrivateKey(curve, full)
+		if err != nil {
+			return nil, fmt.Errorf("mls: signature key: %w: %v", ErrSignatureKey, err)
+		}
+		k.priv, k.ecdsa = full, key
+		if k.pub, err = key.PublicKey.Bytes(); err != nil {
+			return nil, fmt.Errorf("mls: signature key: %w: %v", ErrSignatureKey, err)
+		}
+	default:
+		return nil, fmt.Errorf("mls: signature key: %w: 0x%04x", ErrCipherSuite, uint16(suite))
+	}
+	return k, nil
+}
+
+// Public gives the SignaturePublicKey (RFC 9420 section 5.1.1), which must not
+// be changed.
+func (k *SignatureKey) Public() []byte { return k.pub }
+
+// MarshalBinary gives the suite in two bytes and the private key.
+func (k *SignatureKey) MarshalBinary() ([]byte, error) {
+	if k == nil {
+		return nil, ErrSignatureKey
+	}
+	return append([]byte{byte(k.Suite >> 8), byte(k.Suite)}, k.priv...), nil
+}
+
+// UnmarshalBinary reads what MarshalBinary wrote.
+func (k *SignatureKey) UnmarshalBinary(b []byte) error {
+	r := tlspl.NewReader(b)
+	suite := CipherSuite(r.Uint16())
+	priv := r.Rest()
+	if err := r.Done(); err != nil {
+		return wrapf(err, "signature key")
+	}
+	n, err := NewSignatureKey(suite, priv)
+	if err != nil {
+		return err
+	}
+	*k = *n
+	return nil
+}
+
+func signContent(label string, content []byte) []byte {
+	var w tlspl.Writer
+	w.String("MLS 1.0 " + label)
+	w.Opaque(content)
+	return w.Bytes()
+}
+
+// SignWithLabel is RFC 9420 section 5.1.2. Safe for concurrent use.
+func (k *SignatureKey) SignWithLabel(label string, content []byte) ([]byte, error) {
+	if k == nil {
+		return nil, fmt.Errorf("mls: sign %s: %w", label, ErrSignatureKey)
+	}
+	msg := signContent(label, content)
+	switch scheme := k.Suite.scheme(); scheme {
+	case sigEd25519:
+		return ed25519.Sign(ed25519.NewKeyFromSeed(k.priv), msg), nil
+	case sigEd448:
+		return ed448.Sign(ed448.NewKeyFromSeed(k.priv), msg, ""), nil
+	case sigP256, sigP384, sigP521:
+		sig, err := ecdsa.SignASN1(rand.Reader, k.ecdsa, scheme.digest(msg))
+		return sig, wrapf(err, "sign %s", label)
+	}
+	return nil, fmt.Errorf("mls: sign %s: %w", label, ErrSignatureKey)
+}
+
+// VerifyWithLabel is RFC 9420 section 5.1.2; it fails with [ErrSignature] or, for
+// a key that is none, [ErrPublicKey]. Safe for concurrent use.
+func VerifyWithLabel(suite CipherSuite, pub []byte, label string, content, sig []byte) error {
+	msg := signContent(label, content)
+	ok := false
+	switch scheme := suite.scheme(); scheme {
+	case sigEd25519:
+		if len(pub) != ed25519.PublicKeySize {
+			return fmt.Errorf("mls: verify %s: %w", label, ErrPublicKey)
+		}
+		ok = ed25519.Verify(pub, msg, sig)
+	case sigEd448:
+		if len(pub) != ed448.PublicKeySize {
+			return fmt.Errorf("mls: verify %s: %w", label, ErrPublicKey)
+		}
+		ok = ed448.Verify(pub, msg, sig, "")
+	case sigP256, sigP384, sigP521:
+		key, err := ecdsa.ParseUncompressedPublicKey(scheme.curve(), pub)
+		if err != nil {
+			return fmt.Errorf("mls: verify %s: %w: %v", label, ErrPublicKey, err)
+		}
+		ok = ecdsa.VerifyASN1(key, scheme.digest(msg), sig)
+	default:
+		return fmt.Errorf("mls: verify %s: %w", label, ErrCipherSuite)
+	}
+	if !ok {
+		return fmt.Errorf("mls: verify %s: %w", label, ErrSignature)
+	}
+	return nil
+}
