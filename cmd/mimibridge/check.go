@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"crypto/sha1"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/mimibridge/mimibridge/config"
+)
+
+const aboutCheck = `
+Loads the configuration and tests what it points to: the modes of files with secrets, the certificate's
+names, dates and usages, the component handshake or the homeserver and its tokens, and whether the
+directory answers at the provider's own domain. Each problem is printed with its cure. Exit status 1 if
+anything would keep the provider from working.`
+
+// checker prints results and counts failures.
+type checker struct {
+	w      io.Writer
+	failed int
+}
+
+func (k *checker) ok(format string, args ...any) {
+	fmt.Fprintf(k.w, "ok    %s\n", fmt.Sprintf(format, args...))
+}
+
+func (k *checker) warn(what, cure string) {
+	fmt.Fprintf(k.w, "warn  %s\n      cure: %s\n", what, cure)
+}
+
+func (k *checker) fail(what, cure string) {
+	k.failed++
+	fmt.Fprintf(k.w, "FAIL  %s\n      cure: %s\n", what, cure)
+}
+
+func cmdCheck(ctx context.Context, e *env, args []string) error {
+	fs := flags(e, "check", aboutCheck)
+	path := configFlag(fs)
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	k := &checker{w: e.out}
+	c, err := config.Load(*path)
+	var errs config.Errors
+	switch {
+	case errors.As(err, &errs):
+		for _, one := range errs {
+			cure := one.Cure
+			bare := *one
+			bare.Cure = ""
+			k.fail(bare.Error(), cure)
+		}
+		return fmt.Errorf("%d problems in the configuration", len(errs))
+	case err != nil:
+		return err
+	}
+	k.ok("%s is a configuration for %s", *path, c.Domain)
+	for _, w := range c.Warnings {
+		what, cure, _ := strings.Cut(w, "; ")
+		k.warn(what, cure)
+	}
+	roots := checkCertificate(k, c, time.Now())
+	switch {
+	case c.Network.XMPP != nil:
+		for _, domain := range []string{c.Network.XMPP.Users, c.Network.XMPP.Rooms} {
+			checkComponent(ctx, k, c.Network.XMPP, domain)
+		}
+	case c.Network.Matrix != nil:
+		checkHomeserver(ctx, k, c.Network.Matrix)
+	}
+	checkDirectory(ctx, k, c, roots)
+	if k.failed > 0 {
+		return fmt.Errorf("%d of the checks failed", k.failed)
+	}
+	return nil
+}
+
+// checkCertificate looks at the provider's certificate as a peer would: by it the peer recognises the domain, as
+// server and as client. It returns the authorities peers are checked against, nil for the system's.
+func checkCertificate(k *checker, c *config.Config, now time.Time) *x509.CertPool {
+	var roots *x509.CertPool
+	f := c.Federation
+	if f.CAFile != "" {
+		b, err := os.ReadFile(f.CAFile)
+		roots = x509.NewCertPool()
+		if err != nil || !roots.AppendCertsFromPEM(b) {
+			k.fail("federation.ca_file "+f.CAFile+" holds no certificate", "a PEM file, or leave the key out for the system's authorities")
+		}
+	}
+	pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
+	if err != nil {
+		k.fail("the certificate cannot be loaded: "+err.Error(), "cert_file and key_file are PEM files that belong together and that this user can read")
+		return roots
+	}
+	leaf := pair.Leaf
+	domain, _, _ := strings.Cut(c.Domain, ":")
+	names := []string{domain}
+	if u, err := url.Parse(f.URL); err == nil && u.Hostname() != domain {
+		names = append(names, u.Hostname())
+	}
+	bad := k.failed
+	for _, name := range names {
+		if err := leaf.VerifyHostname(name); err != nil {
+			k.fail(fmt.Sprintf("the certificate does not name %s (it names %s)", name, strings.Join(leaf.DNSNames, ", ")), "get one whose subject alternative names include "+name)
+		}
+	}
+	switch {
+	case now.Before(leaf.NotBefore):
+		k.fail("the certificate is valid only from "+leaf.NotBefore.Format(time.RFC3339), "is this machine's clock right?")
+	case now.After(leaf.NotAfter):
+		k.fail("the certificate has expired on "+leaf.NotAfter.Format(time.RFC3339), "renew it; a running daemon takes up the new file by itself")
+	case now.Add(14 * 24 * time.Hour).After(leaf.NotAfter):
+		k.warn("the certificate expires on "+leaf.NotAfter.Format(time.RFC3339), "renew it; a running daemon takes up the new file by itself")
+	}
+	if len(leaf.ExtKeyUsage) > 0 && !slices.ContainsFunc(leaf.ExtKeyUsage, func(u x509.ExtKeyUsage) bool {
+		return u == x509.ExtKeyUsageServerAuth || u == x509.ExtKeyUsageAny
+	}) {
+		k.fail("the certificate is not for TLS servers", "get one with the extended key usage serverAuth; clientAuth is welcome but not needed")
+	}
+	inter := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			inter.AddCert(cert)
+		}
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter, CurrentTime: clamp(now, leaf), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		k.fail("the certificate's chain does not hold: "+err.Error(), "put the intermediate certificates below the certificate in cert_file; an authority of your own goes into ca_file, here and at your peers")
+	}
+	if k.failed == bad {
+		k.ok("the certificate names %s, until %s", strings.Join(names, " and "), leaf.NotAfter.Format(time.DateOnly))
+	}
+	return roots
+}
+
+// clamp moves now into the certificate's validity: that it has expired is told once, not as a broken chain too.
+func clamp(now time.Time, leaf *x509.Certificate) time.Time {
+	if now.Before(leaf.NotBefore) {
+		return leaf.NotBefore
+	}
+	if now.After(leaf.NotAfter) {
+		return leaf.NotAfter
+	}
+	return now
+}
+
+// checkComponent does the handshake of XEP-0114 for one component domain and closes the stream.
+func checkComponent(ctx context.Context, k *checker, x *config.XMPP, domain string) {
+	err := handshake(ctx, x.Server, domain, x.Secret)
+	var cond streamError
+	var op *net.OpError
+	switch {
+	case err == nil:
+		k.ok("the XMPP server accepts the component %s", domain)
+	case errors.As(err, &cond) && cond == "conflict":
+		k.ok("the XMPP server knows the component %s, and it is connected: a daemon is running", domain)
+	case errors.As(err, &cond) && cond == "host-unknown":
+		k.fail("the XMPP server does not know the component "+domain, `add Component "`+domain+`" to its configuration and reload it; a name of your choice goes into network.xmpp`)
+	case errors.As(err, &cond) && cond == "not-authorized":
+		k.fail("the XMPP server refuses the secret of the component "+domain, "give both sides the same component_secret")
+	case errors.As(err, &op):
+		k.fail("the XMPP server does not answer at "+x.Server+": "+op.Err.Error(), "is it running, and are component_ports and component_interfaces set as in network.xmpp.server?")
+	default:
+		k.fail("the component "+domain+" cannot connect: "+err.Error(), "is "+x.Server+" the component port, not the one for clients?")
+	}
+}
+
+// streamError is the condition of an XMPP stream error.
+type streamError string
+
+func (s streamError) Error() string { return "stream error " + string(s) }
+
+func handshake(ctx context.Context, addr, domain, secret string) error {
+	d := net.Dialer{Timeout: 10 * time.Second}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	var to strings.Builder
+	_ = xml.EscapeText(&to, []byte(domain))
+	if _, err := fmt.Fprintf(conn, "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' to='%s'>", to.String()); err != nil {
+		return err
+	}
+	dec := xml.NewDecoder(io.LimitReader(conn, 64<<10))
+	for {
+		tok, err := dec.Token()
+		if err != nil {
+			return fmt.Errorf("no component stream: %w", err)
+		}
+		start, ok := tok.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		switch start.Name.Local {
+		case "stream":
+			id := ""
+			for _, a := range start.Attr {
+				if a.Name.Local == "id" {
+					id = a.Value
+				}
+			}
+			sum := sha1.Sum([]byte(id + secret)) // what XEP-0114 wants
+			if _, err := fmt.Fprintf(conn, "<handshake>%s</handshake>", hex.EncodeToString(sum[:])); err != nil {
+				return err
+			}
+		case "handshake":
+			_, _ = io.WriteString(conn, "</stream:stream>")
+			return nil
+		case "error":
+			for {
+				tok, err := dec.Token()
+				if err != nil {
+					return streamError("undefined-condition")
+				}
+				if cond, ok := tok.(xml.StartElement); ok {
+					return streamError(cond.Name.Local)
+				}
+			}
+		default:
+			return fmt.Errorf("an element %q instead of a component stream", start.Name.Local)
+		}
+	}
+}
+
+// checkHomeserver asks for the supported versions, then who the as_token is.
+func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix) {
+	b, err := os.ReadFile(m.Registration)
+	if err != nil {
+		k.fail("the registration cannot be read: "+err.Error(), "`mimibridge registration -c FILE` makes it")
+		return
+	}
+	var r registration
+	if err := yaml.Unmarshal(b, &r); err != nil || r.ASToken == "" || r.HSToken == "" {
+		k.fail(m.Registration+" is not a registration with both tokens", "remove it and let `mimibridge registration -c FILE` make a new one")
+		return
+	}
+	if u, err := url.Parse(r.URL); err == nil && u.Host != listenURLHost(m.Listen) {
+		k.warn(fmt.Sprintf("the registration sends the homeserver to %s, this daemon listens on %s", r.URL, m.Listen), "make them agree, unless a proxy lies between")
+	}
+	c := &http.Client{Timeout: 15 * time.Second}
+	get := func(path string) (int, map[string]any, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Homeserver+path, nil)
+		if err != nil {
+			return 0, nil, err
+		}
+		req.Header.Set("Authorization", "Bearer "+r.ASToken)
+		resp, err := c.Do(req)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer resp.Body.Close()
+		var body map[string]any
+		_ = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&body)
+		return resp.StatusCode, body, nil
+	}
+	status, body, err := get("/_matrix/client/versions")
+	if err != nil {
+		k.fail("the homeserver does not answer: "+err.Error(), "is it running, and is network.matrix.homeserver its client-server URL?")
+		return
+	}
+	if status != http.StatusOK || body["versions"] == nil {
+		k.fail(fmt.Sprintf("%s is no Matrix homeserver (status %d)", m.Homeserver, status), "network.matrix.homeserver is the client-server URL, without /_matrix")
+		return
+	}
+	status, body, err = get("/_matrix/client/v3/account/whoami")
+	want := "@" + r.SenderLocalpart + ":" + m.ServerName
+	switch {
+	case err != nil:
+		k.fail("the homeserver does not answer: "+err.Error(), "is it running?")
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		k.fail("the homeserver does not know the registration's token", "give it a copy of "+m.Registration+" and restart it")
+	case status != http.StatusOK:
+		k.fail(fmt.Sprintf("the homeserver answers %d to a request with the registration's token", status), "look into its log")
+	case body["user_id"] != want:
+		k.fail(fmt.Sprintf("the homeserver takes the registration's token for %v, not %s", body["user_id"], want), "is network.matrix.server_name its name, and is its copy of the registration the same file?")
+	default:
+		k.ok("the homeserver knows the registration")
+	}
+}
+
+// directoryPath is where a provider's directory is (draft-ietf-mimi-protocol, "Directory").
+const directoryPath = "/.well-known/mimi-protocol-directory"
+
+// checkDirectory fetches the provider's own directory the way a peer does.
+func checkDirectory(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool) {
+	domain, _, _ := strings.Cut(c.Domain, ":")
+	at := "https://" + c.Domain + directoryPath
+	tr := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: domain},
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if peer, ok := c.Federation.Peers[c.Domain]; ok {
+				addr = peer
+			}
+			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, addr)
+		},
+		DisableKeepAlives: true,
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		k.fail("the directory's address is none: "+err.Error(), "check domain")
+		return
+	}
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
+	if err != nil {
+		k.fail("the directory does not answer at "+at+": "+errors.Unwrap(err).Error(),
+			"start the daemon, and let the web server of "+domain+" pass that one path on to "+c.Federation.Listen+" (or listen on port 443)")
+		return
+	}
+	defer resp.Body.Close()
+	var dir map[string]any
+	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&dir)
+	if resp.StatusCode != http.StatusOK || err != nil {
+		k.fail(fmt.Sprintf("what answers at %s is no directory (status %d)", at, resp.StatusCode), "let the web server of "+domain+" pass that one path on to "+c.Federation.Listen)
+		return
+	}
+	text, _ := json.Marshal(dir)
+	if !strings.Contains(string(text), c.Federation.URL) {
+		k.fail("the directory at "+at+" is of another provider: it does not contain "+c.Federation.URL, "is the path passed on to this daemon, and is federation.url the same as in its configuration?")
+		return
+	}
+	k.ok("the directory answers at %s", at)
+}
