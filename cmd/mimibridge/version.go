@@ -33,7 +33,9 @@ func version() string {
 			}
 		}
 	}
-	if rev != "" {
+	if v != "(devel)" {
+		rev = "" // the version says it
+	} else if rev != "" {
 		rev = " (" + rev + modified + ")"
 	}
 	return fmt.Sprintf("mimibridge %s%s %s %s/%s", v, rev, runtime.Version(), runtime.GOOS, runtime.GOARCH)
