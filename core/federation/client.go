@@ -1,0 +1,418 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/port"
+)
+
+var (
+	_ port.Hub    = (*Client)(nil)
+	_ port.Notify = (*Client)(nil)
+	_ port.Keys   = keysClient{}
+)
+
+// Bounds of the directory: its size, and how soon it may be fetched again.
+const (
+	maxDirectory    = 64 << 10
+	minDirectoryTTL = time.Minute
+	refetchAfter    = 10 * time.Second
+	maxURL          = 8 << 10
+	maxPeers        = 10_000 // remembered; beyond that any one is forgotten for a new one
+)
+
+// Client asks other providers. It follows no redirect and speaks only HTTPS. The from of the ports is not used: it asks
+// as Config.Domain. Safe for concurrent use.
+//
+// Errors are faults. What has to do with the connection, a directory that makes no sense included, is
+// Unavailable; the rest is what the peer answered. The public text is ours, the peer's goes only into the log.
+type Client struct {
+	cfg      Config
+	log      zerolog.Logger
+	counters counters
+
+	mu    sync.Mutex
+	peers map[string]*peer
+	pools map[poolKey]*http.Client
+}
+
+// NewClient makes a client.
+func NewClient(cfg Config) *Client {
+	cfg = cfg.withDefaults()
+	return &Client{cfg: cfg, log: burst(cfg.Log), peers: map[string]*peer{}, pools: map[poolKey]*http.Client{}}
+}
+
+// Counters are numbers since the start: requests.ENDPOINT, status.CODE, failed.directory, failed.connection, failed.answer.
+func (c *Client) Counters() map[string]uint64 { return c.counters.snapshot() }
+
+// CloseIdle closes the connections that no request uses.
+func (c *Client) CloseIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.pools {
+		p.CloseIdleConnections()
+	}
+}
+
+// KeyMaterial asks the room's hub, for port.Hub.
+func (c *Client) KeyMaterial(ctx context.Context, from string, room, target mimiuri.URI, body []byte) ([]byte, error) {
+	return c.post(ctx, room.Domain, epKeyMaterial, target, body)
+}
+
+// Update asks the room's hub, for port.Hub.
+func (c *Client) Update(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	return c.post(ctx, room.Domain, epUpdate, room, body)
+}
+
+// Submit asks the room's hub, for port.Hub.
+func (c *Client) Submit(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	return c.post(ctx, room.Domain, epSubmitMessage, room, body)
+}
+
+// GroupInfo asks the room's hub, for port.Hub.
+func (c *Client) GroupInfo(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	return c.post(ctx, room.Domain, epGroupInfo, room, body)
+}
+
+// Notify brings FanoutMessages to a follower, for port.Notify.
+func (c *Client) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
+	_, err := c.post(ctx, peer, epNotify, room, body)
+	return err
+}
+
+// Keys asks the target's provider, as port.Keys: a port of its own, since its method has the name of one of port.Hub.
+func (c *Client) Keys() port.Keys { return keysClient{c} }
+
+type keysClient struct{ c *Client }
+
+func (k keysClient) KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error) {
+	return k.c.post(ctx, target.Domain, epKeyMaterial, target, body)
+}
+
+// peer is what is known of another provider.
+type peer struct {
+	mu      sync.Mutex // held while the directory is fetched: others wait for the same answer
+	dir     map[string]string
+	fetched time.Time
+	expires time.Time
+}
+
+func (c *Client) peer(domain string) *peer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.peers[domain]
+	if p == nil {
+		for other := range c.peers {
+			if len(c.peers) < maxPeers {
+				break
+			}
+			c.forget(other)
+		}
+		p = &peer{}
+		c.peers[domain] = p
+	}
+	return p
+}
+
+// forget drops what is kept for a domain: users elsewhere can make this provider ask domains that they think up. The
+// caller holds mu.
+func (c *Client) forget(domain string) {
+	delete(c.peers, domain)
+	for key, pool := range c.pools {
+		if key.domain == domain {
+			pool.CloseIdleConnections()
+			delete(c.pools, key)
+		}
+	}
+}
+
+// Directory gives a provider's directory, endpoint to URL template, cached or fetched. The map must not be changed.
+func (c *Client) Directory(ctx context.Context, domain string) (map[string]string, error) {
+	dir, _, err := c.directory(ctx, domain, time.Time{})
+	return dir, err
+}
+
+// directory is Directory; an entry fetched before notBefore does not count.
+func (c *Client) directory(ctx context.Context, domain string, notBefore time.Time) (dir map[string]string, fetched time.Time, err error) {
+	p := c.peer(domain)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := c.cfg.Now()
+	if p.dir != nil && now.Before(p.expires) && !p.fetched.Before(notBefore) {
+		return p.dir, p.fetched, nil
+	}
+	dir, ttl, err := c.fetchDirectory(ctx, domain)
+	if err != nil {
+		c.counters.add("failed.directory")
+		if p.dir == nil {
+			c.mu.Lock()
+			c.forget(domain)
+			c.mu.Unlock()
+		}
+		return nil, time.Time{}, err
+	}
+	p.dir, p.fetched, p.expires = dir, now, now.Add(ttl)
+	return dir, now, nil
+}
+
+func (c *Client) fetchDirectory(ctx context.Context, domain string) (map[string]string, time.Duration, error) {
+	u := &url.URL{Scheme: "https", Host: domain, Path: DirectoryPath}
+	resp, body, err := c.do(ctx, domain, "directory", http.MethodGet, u, nil, maxDirectory)
+	if err != nil {
+		return nil, 0, err
+	}
+	bad := func(why string) error {
+		return unavailable(domain, fmt.Errorf("federation: directory of %s: %s", domain, why))
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, 0, bad(resp.Status)
+	}
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(body, &raw); err != nil {
+		return nil, 0, bad("it is not a JSON object")
+	}
+	dir := map[string]string{}
+	for name := range endpoints {
+		var template string
+		if raw[name] != nil && json.Unmarshal(raw[name], &template) == nil && template != "" {
+			dir[name] = template
+		}
+	}
+	return dir, c.ttl(resp.Header), nil
+}
+
+// ttl is for how long a directory is kept: as its Cache-Control says, within bounds.
+func (c *Client) ttl(h http.Header) time.Duration {
+	ttl := c.cfg.Limits.DirectoryTTL
+	for _, d := range strings.Split(h.Get("Cache-Control"), ",") {
+		d = strings.ToLower(strings.TrimSpace(d))
+		if d == "no-store" || d == "no-cache" {
+			ttl = 0
+		} else if age, ok := strings.CutPrefix(d, "max-age="); ok {
+			if sec, err := strconv.ParseUint(strings.Trim(age, `"`), 10, 31); err == nil {
+				ttl = min(ttl, time.Duration(sec)*time.Second)
+			}
+		}
+	}
+	return max(ttl, min(minDirectoryTTL, c.cfg.Limits.DirectoryTTL))
+}
+
+// expand puts a URI into a template of a directory.
+func expand(template string, target mimiuri.URI) (*url.URL, error) {
+	if len(template) > maxURL {
+		return nil, errors.New("the URL is too long")
+	}
+	before, rest, ok := strings.Cut(template, "{")
+	_, after, ok2 := strings.Cut(rest, "}")
+	if !ok || !ok2 || strings.ContainsAny(after, "{}") {
+		return nil, errors.New("the URL has not exactly one variable")
+	}
+	u, err := url.Parse(before + escape(target.String()) + after)
+	switch {
+	case err != nil:
+		return nil, errors.New("the URL is not one")
+	case u.Scheme != "https":
+		return nil, errors.New("the URL is not one of https")
+	case u.Host == "" || u.Hostname() == "" || u.User != nil || u.Fragment != "":
+		return nil, errors.New("the URL has no host, or a user or a fragment")
+	}
+	return u, nil
+}
+
+// escape percent-encodes everything but unreserved characters, so that the URI is one path segment in anybody's eyes.
+func escape(s string) string {
+	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
+}
+
+// post sends a request to an endpoint of a peer and gives the body of its answer.
+func (c *Client) post(ctx context.Context, domain, endpoint string, target mimiuri.URI, body []byte) ([]byte, error) {
+	c.counters.add("requests." + endpoint)
+	if int64(len(body)) > c.cfg.Limits.bodyLimit(endpoint) {
+		return nil, fault.New(fault.TooLarge, "the request is too large to be sent")
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Limits.RequestTimeout)
+	defer cancel()
+
+	dir, fetched, err := c.directory(ctx, domain, time.Time{})
+	for again := false; ; again = true {
+		if err != nil {
+			return nil, err
+		}
+		var answer []byte
+		var gone bool
+		answer, gone, err = c.postTo(ctx, domain, endpoint, dir, target, body)
+		if !gone {
+			return answer, err
+		}
+		// The endpoint is not where the directory said: the peer may have moved. Once, and if the directory is not fresh.
+		now := c.cfg.Now()
+		if again || now.Sub(fetched) < min(refetchAfter, c.cfg.Limits.DirectoryTTL) {
+			return nil, err
+		}
+		was, failure := dir[endpoint], err
+		if dir, fetched, err = c.directory(ctx, domain, now); err == nil && dir[endpoint] == was {
+			return nil, failure
+		}
+	}
+}
+
+// postTo sends the request. gone means that nothing was processed because nobody was there: no connection, or no URL.
+func (c *Client) postTo(ctx context.Context, domain, endpoint string, dir map[string]string, target mimiuri.URI, body []byte) (answer []byte, gone bool, err error) {
+	template := dir[endpoint]
+	if template == "" {
+		return nil, true, unavailable(domain, fmt.Errorf("federation: the directory of %s has no %s", domain, endpoint))
+	}
+	u, err := expand(template, target)
+	if err != nil {
+		return nil, true, unavailable(domain, fmt.Errorf("federation: directory of %s, %s: %w", domain, endpoint, err))
+	}
+	resp, answer, err := c.do(ctx, domain, endpoint, http.MethodPost, u, body, c.cfg.Limits.Body)
+	if err != nil {
+		var op *net.OpError
+		return nil, errors.As(err, &op) && op.Op == "dial", err
+	}
+	if resp.StatusCode/100 == 2 {
+		return answer, false, nil
+	}
+	f := &fault.Error{Kind: kindOf(resp.StatusCode),
+		Err: fmt.Errorf("federation: %s of %s answers %d: %s", endpoint, domain, resp.StatusCode, trimmed(answer))}
+	switch f.Kind {
+	case fault.Limited, fault.Unavailable:
+		f.Message = domain + " cannot do this now"
+		f.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), c.cfg.Now())
+	}
+	return nil, false, f
+}
+
+// unavailable is a failure to get an answer from a peer.
+func unavailable(domain string, err error) error {
+	return fault.Wrap(fault.Unavailable, domain+" cannot be reached now", err)
+}
+
+// do makes one HTTP request and reads at most limit octets of its answer; of one that is not 2xx, the beginning.
+func (c *Client) do(ctx context.Context, domain, what, method string, u *url.URL, body []byte, limit int64) (*http.Response, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Limits.RequestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, unavailable(domain, fmt.Errorf("federation: %s of %s: %w", what, domain, err))
+	}
+	req.Header.Set("From", "mimi@"+c.cfg.Domain)
+	req.Header.Set("User-Agent", "mimibridge")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", contentType)
+		c.cfg.record(DirectionOut, domain, u.EscapedPath(), body)
+	}
+	if what != epKeyMaterial {
+		// All these are idempotent: net/http may repeat them when the peer has closed an idle connection. The empty
+		// value says so and is not sent.
+		req.Header["Idempotency-Key"] = nil
+	}
+	resp, err := c.pool(domain, u).Do(req)
+	if err != nil {
+		c.counters.add("failed.connection")
+		return nil, nil, unavailable(domain, fmt.Errorf("federation: %s of %s: %w", what, domain, err))
+	}
+	defer resp.Body.Close()
+	c.counters.add("status." + strconv.Itoa(resp.StatusCode))
+	if resp.StatusCode/100 != 2 {
+		limit = 1 << 10
+		answer, _ := io.ReadAll(io.LimitReader(resp.Body, limit))
+		if method == http.MethodPost {
+			c.cfg.record(DirectionIn, domain, u.EscapedPath()+" "+strconv.Itoa(resp.StatusCode), answer)
+		}
+		return resp, answer, nil
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && int64(len(answer)) > limit {
+		err = fmt.Errorf("the answer is larger than %d octets", limit)
+	}
+	if err != nil {
+		c.counters.add("failed.answer")
+		return nil, nil, unavailable(domain, fmt.Errorf("federation: answer to %s of %s: %w", what, domain, err))
+	}
+	if method == http.MethodPost {
+		c.cfg.record(DirectionIn, domain, u.EscapedPath()+" "+strconv.Itoa(resp.StatusCode), answer)
+	}
+	return resp, answer, nil
+}
+
+// poolKey is what connections may be shared for. The domain is in it since two providers behind one address must not use each
+// other's connections; the own domain is constant for a Client.
+type poolKey struct{ domain, host string }
+
+func (c *Client) pool(domain string, u *url.URL) *http.Client {
+	key := poolKey{domain, u.Host}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.pools[key]; p != nil {
+		return p
+	}
+	serverName := u.Hostname()
+	if net.ParseIP(serverName) != nil {
+		serverName = hostOf(domain)
+	}
+	l := &c.cfg.Limits
+	dialer := &net.Dialer{Timeout: l.DialTimeout}
+	p := &http.Client{
+		// A redirect could lead a request, and who asks, anywhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				return dialer.DialContext(ctx, network, c.resolve(domain, addr))
+			},
+			TLSClientConfig: &tls.Config{
+				MinVersion: tls.VersionTLS12,
+				ServerName: serverName,
+				RootCAs:    c.cfg.Roots,
+				Time:       c.cfg.Now,
+				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					return c.cfg.Certificate()
+				},
+			},
+			TLSHandshakeTimeout:    l.DialTimeout,
+			ForceAttemptHTTP2:      true,
+			MaxIdleConnsPerHost:    8,
+			MaxConnsPerHost:        64,
+			IdleConnTimeout:        90 * time.Second,
+			MaxResponseHeaderBytes: int64(l.HeaderBytes),
+			DisableCompression:     true, // bodies are ciphertext, and an answer must not grow on arrival
+		},
+	}
+	c.pools[key] = p
+	return p
+}
+
+// resolve gives where to connect to for addr, "host:port" of a URL of the domain.
+func (c *Client) resolve(domain, addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if to := c.cfg.Resolve[host]; to != "" {
+		return to
+	}
+	if host == hostOf(domain) {
+		if to := c.cfg.Resolve[domain]; to != "" {
+			return to
+		}
+	}
+	return addr
+}
