@@ -13,6 +13,8 @@ import (
 	"context"
 
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/wire"
 )
 
 // Hub is what a follower, or a local client, may ask of a room's hub. from is the provider domain that asks,
@@ -42,4 +44,19 @@ type Notify interface {
 // provider, for direct requests without a room).
 type Keys interface {
 	KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error)
+}
+
+// Rooms is what making a room takes at its own hub; there is no way to do it from elsewhere.
+type Rooms interface {
+	// Prepare makes the hub's keys for a new room, or returns those that exist.
+	Prepare(ctx context.Context, room mimiuri.URI) (*Agents, error)
+	// Create opens a prepared room with a group of one member: a GroupInfo of epoch 0 and its ratchet tree, as
+	// octets. The same octets again succeed; another group for an open room is a Conflict.
+	Create(ctx context.Context, room, creator mimiuri.URI, info, tree []byte) error
+}
+
+// Agents are a hub's public keys for a room, which its creator puts into the GroupContext.
+type Agents struct {
+	Sender   mls.ExternalSender     // external_senders entry (RFC 9420 section 12.1.8.1)
+	Franking wire.FrankingAgentData // franking_agent component
 }

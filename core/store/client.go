@@ -337,6 +337,19 @@ func (tx *Tx) InsertIntent(i *Intent) (fresh bool, err error) {
 		i.Room, i.Seq, i.Adapter, i.Actor, i.Origin, IntentWaiting, tx.s.sealer.Seal("intent", intentKey(i), "payload", i.Payload), i.MessageID, i.Created)
 }
 
+// OpenIntent reads one intent; nil if there is none that is not ended.
+func (tx *Tx) OpenIntent(room string, seq uint64) (*Intent, error) {
+	i := Intent{Room: room, Seq: seq}
+	var sealed []byte
+	ok, err := tx.one([]any{&i.Adapter, &i.Actor, &i.Origin, &i.Status, &sealed, &i.MessageID, &i.Request, &i.Epoch, &i.Created},
+		`SELECT adapter, actor, origin, status, payload, message_id, request, epoch, created FROM intent WHERE room_id=? AND seq=? AND status<2`, room, seq)
+	if err != nil || !ok {
+		return nil, err
+	}
+	i.Payload, err = tx.s.sealer.Open("intent", intentKey(&i), "payload", sealed)
+	return &i, err
+}
+
 // OpenIntents reads up to limit intents of a room that are not ended, in order.
 func (tx *Tx) OpenIntents(room string, limit int) (is []Intent, err error) {
 	err = tx.each(func(scan func(...any) error) error {

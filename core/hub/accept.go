@@ -1,0 +1,565 @@
+package hub
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/core/wire"
+)
+
+// once runs a request that changes a room on the room's goroutine, unless the same octets from the same peer were
+// accepted before: then it gives the same response.
+func (h *Hub) once(ctx context.Context, from string, uri mimiuri.URI, body []byte, fn func(*room, []byte) ([]byte, error)) (response []byte, err error) {
+	if uri.Kind != mimiuri.Room || uri.Domain != h.cfg.Domain {
+		return nil, fault.New(fault.NotFound, "there is no such room here")
+	}
+	hash := sha256.Sum256(body)
+	err = h.rooms.Do(ctx, uri.String(), func(r *room) error {
+		if err := r.load(ctx); err != nil {
+			return err
+		}
+		err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			response, err = tx.Answer(r.id, from, hash[:])
+			return err
+		})
+		if err != nil || response != nil {
+			if response != nil {
+				h.Counters.Replayed.Add(1)
+			}
+			return err
+		}
+		response, err = fn(r, hash[:])
+		return err
+	})
+	switch {
+	case fault.Is(err, fault.Malformed):
+		h.Counters.Malformed.Add(1)
+	case err != nil:
+		h.Counters.Refused.Add(1)
+	}
+	return response, err
+}
+
+// write runs one transaction that changes the room; after a failure the room is read again from disk.
+func (r *room) write(ctx context.Context, row *store.HubRoom, fn func(*store.Tx) error) error {
+	err := r.h.cfg.Store.Update(context.WithoutCancel(ctx), fn)
+	if err != nil {
+		r.drop()
+		return err
+	}
+	r.row = row
+	r.h.Counters.Accepted.Add(1)
+	r.h.wake(r.id)
+	return nil
+}
+
+// Update implements port.Hub.
+func (h *Hub) Update(ctx context.Context, from string, uri mimiuri.URI, body []byte) ([]byte, error) {
+	return h.once(ctx, from, uri, body, func(r *room, hash []byte) ([]byte, error) {
+		req, err := wire.ParseUpdateRequest(body)
+		if err != nil {
+			return nil, fault.Wrap(fault.Malformed, "the UpdateRequest cannot be read", err)
+		}
+		m := req.Message
+		if m.PublicMessage == nil {
+			return r.refuse(from, "handshake messages are PublicMessages here", nil)
+		}
+		if string(m.GroupID()) != r.uri.GroupOf().String() {
+			return nil, fault.New(fault.Malformed, "the message is of another group")
+		}
+		if m.Epoch() != r.g.Epoch() {
+			return (&wire.UpdateRoomResponse{Code: wire.WrongEpoch, Description: "the room is in another epoch", CurrentEpoch: r.g.Epoch()}).Marshal(), nil
+		}
+		if m.ContentType() == mls.ContentCommit {
+			return r.commit(ctx, from, hash, req)
+		}
+		return r.propose(ctx, from, hash, req)
+	})
+}
+
+func (r *room) refuse(from, why string, err error) ([]byte, error) {
+	r.h.cfg.Log.Info().Str("room", r.id).Str("peer", from).Str("why", why).AnErr("rule", err).Msg("update refused")
+	r.h.Counters.Refused.Add(1)
+	return (&wire.UpdateRoomResponse{Code: wire.NotAllowed, Description: why}).Marshal(), nil
+}
+
+func (r *room) invalid(from string, refs []mls.ProposalRef, why string) ([]byte, error) {
+	r.h.cfg.Log.Info().Str("room", r.id).Str("peer", from).Str("why", why).Msg("update refused")
+	r.h.Counters.Refused.Add(1)
+	return (&wire.UpdateRoomResponse{Code: wire.InvalidProposal, Description: why, InvalidProposals: refs}).Marshal(), nil
+}
+
+// propose takes a bundle of standalone proposals: all or none.
+func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.UpdateRequest) ([]byte, error) {
+	g := r.g.Clone()
+	var bundle []mls.PendingProposal
+	for _, m := range append([]*mls.MLSMessage{req.Message}, req.MoreProposals...) {
+		if m.PublicMessage == nil || m.ContentType() != mls.ContentProposal {
+			return nil, fault.New(fault.Malformed, "a bundle holds proposals only")
+		}
+		p, err := g.ReceiveProposal(m)
+		if errors.Is(err, mls.ErrDuplicate) {
+			continue
+		}
+		if err != nil {
+			return r.invalid(from, nil, "a proposal is not valid: "+err.Error())
+		}
+		bundle = append(bundle, *p)
+	}
+	if len(bundle) == 0 {
+		return nil, fault.New(fault.Conflict, "these proposals are pending already")
+	}
+	if err := r.current().CheckProposals(bundle, from, r.g.Members()); err != nil {
+		return r.refuse(from, fault.Public(err), err)
+	}
+	state, err := g.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	row := *r.row
+	ts := r.stamp()
+	row.State, row.LastTS = state, ts
+	response := (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(ts)}).Marshal()
+	err = r.write(ctx, &row, func(tx *store.Tx) error {
+		f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: req.Message, MoreProposals: req.MoreProposals}
+		if err := r.logEntry(tx, &row, ts, f, domains(r.g.Members(), from)); err != nil {
+			return err
+		}
+		if err := tx.PutAnswer(r.id, from, hash, response, ts); err != nil {
+			return err
+		}
+		return tx.UpdateHubRoom(&row)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.g = g
+	r.closeIfEmpty(ctx)
+	return response, nil
+}
+
+// closeIfEmpty closes a room whose last clients are all leaving: nobody is left who could commit their removal.
+func (r *room) closeIfEmpty(ctx context.Context) {
+	leaves := r.leaving()
+	for _, m := range r.g.Members() {
+		if !leaves[m.Leaf] {
+			return
+		}
+	}
+	row := *r.row
+	row.Status = store.HubClosed
+	if err := r.write(ctx, &row, func(tx *store.Tx) error { return tx.UpdateHubRoom(&row) }); err != nil {
+		r.h.cfg.Log.Error().Err(err).Str("room", r.id).Msg("closing a room that everybody has left")
+	}
+}
+
+// commit takes a Commit with its Welcome and GroupInfo.
+func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.UpdateRequest) ([]byte, error) {
+	before := r.g.Members()
+	staged, err := r.g.InspectCommit(req.Message)
+	if err != nil {
+		var unknown *mls.UnknownProposalError
+		if errors.As(err, &unknown) {
+			return r.invalid(from, unknown.Refs, "the commit refers to proposals that the hub does not have")
+		}
+		return r.refuse(from, "the commit is not valid: "+err.Error(), err)
+	}
+	if missing := r.leftOut(staged); !staged.External && len(missing) > 0 {
+		return r.invalid(from, missing, "the commit leaves out pending proposals")
+	}
+	if err := r.current().CheckCommit(staged, from, before, 0); err != nil {
+		return r.refuse(from, fault.Public(err), err)
+	}
+	if req.GroupInfo.Full == nil {
+		return r.refuse(from, "a full GroupInfo is needed", nil)
+	}
+	if o := req.Tree.Representation; o != mls.RatchetTreeFull && o != mls.RatchetTreeDistributionService {
+		return r.refuse(from, "this RatchetTreeOption is not supported", nil)
+	}
+	welcomeFor, routes, why, err := r.welcome(ctx, staged, req.Welcome)
+	if err != nil {
+		return nil, err
+	}
+	if why != "" {
+		return r.refuse(from, why, nil)
+	}
+
+	g := r.g.Clone()
+	pendingBefore := g.Proposals()
+	if err := g.MergeCommit(staged); err != nil {
+		return r.refuse(from, "the commit is not valid: "+err.Error(), err)
+	}
+	if err := g.VerifyGroupInfo(nil, req.GroupInfo.Full); err != nil {
+		return r.refuse(from, "the GroupInfo is not that of the commit: "+err.Error(), err)
+	}
+	pol, err := policy.ParseState(g.AppData())
+	if err != nil {
+		return r.refuse(from, "the room's policy would become unreadable: "+err.Error(), err)
+	}
+	var stapled []*mls.MLSMessage
+	if staged.External {
+		if stapled, err = r.remake(g, pol, pendingBefore, staged); err != nil {
+			return nil, fmt.Errorf("hub: proposals after an external commit in %s: %w", r.id, err)
+		}
+	}
+	state, err := g.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	row := *r.row
+	ts := r.stamp()
+	row.State, row.Info, row.Epoch, row.LastTS = state, tlspl.Marshal(req.GroupInfo.Full), g.Epoch(), ts
+	response := (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(ts)}).Marshal()
+	tree := g.Tree()
+	err = r.write(ctx, &row, func(tx *store.Tx) error {
+		// To those who were there before, whom it removes included; its sender has the answer.
+		f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: req.Message, ExternalProposals: stapled}
+		if err := r.logEntry(tx, &row, ts, f, domains(before, from)); err != nil {
+			return err
+		}
+		if len(stapled) > 0 {
+			f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: stapled[0], MoreProposals: stapled[1:]}
+			if err := r.logEntry(tx, &row, ts, f, []string{from}); err != nil {
+				return err
+			}
+		}
+		if len(welcomeFor) > 0 {
+			f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: mls.NewMessage(req.Welcome), Tree: mls.FullTree(tree)}
+			if err := r.logEntry(tx, &row, ts, f, welcomeFor); err != nil {
+				return err
+			}
+			for _, ref := range routes {
+				if err := tx.DropRoute(r.id, ref); err != nil {
+					return err
+				}
+			}
+		}
+		if err := tx.PutAnswer(r.id, from, hash, response, ts); err != nil {
+			return err
+		}
+		return tx.UpdateHubRoom(&row)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.g, r.pol = g, pol
+	r.h.cfg.Log.Debug().Str("event", "hub_commit").Str("room", r.id).Str("peer", from).Uint64("epoch", row.Epoch).Int("bytes", len(req.Message.Bytes())).Msg("commit accepted")
+	return response, nil
+}
+
+// leftOut returns the pending proposals that the commit should have covered: all but the sender's own Update and
+// what other covered proposals make superfluous (RFC 9420 section 12.4.2).
+func (r *room) leftOut(staged *mls.StagedPublicCommit) []mls.ProposalRef {
+	removed := map[mls.LeafIndex]bool{}
+	for _, l := range staged.Removed {
+		removed[l.Leaf] = true
+	}
+	var missing []mls.ProposalRef
+	for _, p := range r.g.Proposals() {
+		if !slices.ContainsFunc(staged.Unreferenced, func(ref mls.ProposalRef) bool { return string(ref) == string(p.Ref) }) {
+			continue
+		}
+		switch b := p.Proposal.Body.(type) {
+		case *mls.Update:
+			if p.Sender.Leaf == staged.Sender.Leaf || removed[p.Sender.Leaf] {
+				continue
+			}
+		case *mls.Remove:
+			if removed[b.Removed] || r.g.Leaf(b.Removed) == nil {
+				continue
+			}
+		case *mls.SelfRemove:
+			if removed[p.Sender.Leaf] {
+				continue
+			}
+		}
+		missing = append(missing, p.Ref)
+	}
+	return missing
+}
+
+// welcome finds the providers that a commit's Welcome goes to. why is a refusal.
+func (r *room) welcome(ctx context.Context, staged *mls.StagedPublicCommit, w *mls.Welcome) (peers []string, refs [][]byte, why string, err error) {
+	var added []mls.KeyPackageRef
+	for _, a := range staged.Added {
+		if a.KeyPackage == nil {
+			continue // by external commit
+		}
+		ref, err := a.KeyPackage.Ref(r.g.CipherSuite())
+		if err != nil {
+			return nil, nil, "", err
+		}
+		added = append(added, ref)
+	}
+	if len(added) == 0 {
+		if w != nil {
+			return nil, nil, "a Welcome without new members", nil
+		}
+		return nil, nil, "", nil
+	}
+	if w == nil || len(w.Secrets) != len(added) {
+		return nil, nil, "a commit that adds clients comes with a Welcome for each of them", nil
+	}
+	err = r.h.cfg.Store.View(ctx, func(tx *store.Tx) error {
+		for _, ref := range added {
+			if !slices.ContainsFunc(w.Secrets, func(s mls.EncryptedGroupSecrets) bool { return string(s.NewMember) == string(ref) }) {
+				why = "the Welcome is for other clients than the commit adds"
+				return nil
+			}
+			peer, err := tx.Route(r.id, ref)
+			if err != nil {
+				return err
+			}
+			if peer == "" {
+				why = "a KeyPackage was not claimed through this hub"
+				return nil
+			}
+			if !slices.Contains(peers, peer) {
+				peers = append(peers, peer)
+			}
+			refs = append(refs, ref)
+		}
+		return nil
+	})
+	return peers, refs, why, err
+}
+
+// remake makes the removals anew that an external commit could not cover (RFC 9420 section 12.4.3.2 allows it none
+// but SelfRemoves): the hub promised the leavers to see them out. It proposes them as external sender, adds them to g
+// and returns them, to be stapled to the commit.
+func (r *room) remake(g *mls.PublicGroup, pol *policy.State, pending []mls.PendingProposal, staged *mls.StagedPublicCommit) ([]*mls.MLSMessage, error) {
+	var users []mimiuri.URI
+	var bodies []mls.ProposalBody
+	for _, p := range pending {
+		switch b := p.Proposal.Body.(type) {
+		case *mls.Remove:
+			if g.Leaf(b.Removed) != nil && !slices.ContainsFunc(staged.Added, func(a mls.AddedLeaf) bool { return a.Leaf == b.Removed }) {
+				bodies = append(bodies, &mls.Remove{Removed: b.Removed})
+			}
+		case *mls.SelfRemove:
+			if g.Leaf(p.Sender.Leaf) != nil && !slices.ContainsFunc(staged.Removed, func(l mls.RemovedLeaf) bool { return l.Leaf == p.Sender.Leaf }) {
+				bodies = append(bodies, &mls.Remove{Removed: p.Sender.Leaf})
+			}
+		case *mls.AppDataUpdate:
+			for _, u := range removedUsers(b, r.pol) {
+				if pol.Participants.Index(u) >= 0 {
+					users = append(users, u)
+				}
+			}
+		}
+	}
+	if len(users) > 0 {
+		update, err := policy.RemoveParticipantUpdate(pol, users...)
+		if err != nil {
+			return nil, err
+		}
+		bodies = append(bodies, &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update})
+	}
+	var msgs []*mls.MLSMessage
+	for _, b := range bodies {
+		m, err := mls.SignExternalProposal(r.h.cfg.MLS, g.GroupContext(), 0, r.keys.sender, mls.Proposal{Body: b}, mls.MarshalSafeAAD(nil))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := g.ReceiveProposal(m); err != nil {
+			return nil, err
+		}
+		msgs = append(msgs, m)
+	}
+	return msgs, nil
+}
+
+// Submit implements port.Hub.
+func (h *Hub) Submit(ctx context.Context, from string, uri mimiuri.URI, body []byte) ([]byte, error) {
+	return h.once(ctx, from, uri, body, func(r *room, hash []byte) ([]byte, error) {
+		req, err := wire.ParseSubmitMessageRequest(body)
+		if err != nil {
+			return nil, fault.Wrap(fault.Malformed, "the SubmitMessageRequest cannot be read", err)
+		}
+		pm := req.Message.PrivateMessage
+		if pm == nil || pm.ContentType != mls.ContentApplication || string(pm.GroupID) != r.uri.GroupOf().String() {
+			return nil, fault.New(fault.Malformed, "an application message of the room's group is needed")
+		}
+		refuse := func(why string) ([]byte, error) {
+			h.cfg.Log.Info().Str("room", r.id).Str("peer", from).Str("why", why).Msg("message refused")
+			h.Counters.Refused.Add(1)
+			return (&wire.SubmitMessageResponse{Protocol: wire.MLS10, Code: wire.SubmitNotAllowed}).Marshal(), nil
+		}
+		switch {
+		case pm.Epoch < r.g.Epoch():
+			return (&wire.SubmitMessageResponse{Protocol: wire.MLS10, Code: wire.EpochTooOld, CurrentEpoch: r.g.Epoch()}).Marshal(), nil
+		case pm.Epoch > r.g.Epoch():
+			return refuse("the message is of an epoch that has not begun")
+		case req.SendingURI.Domain != from:
+			return refuse("the sender is of another provider")
+		}
+		if err := r.current().CheckSend(req.SendingURI); err != nil {
+			return refuse(fault.Public(err))
+		}
+		if !r.pol.Active(req.SendingURI, r.g.Members()) {
+			return refuse("the sender has no client in the room")
+		}
+
+		row := *r.row
+		ts := r.stamp()
+		row.LastTS = ts
+		var frank *wire.Frank
+		if tag, ok := wire.FrankTagFromAAD(pm.AuthenticatedData); ok {
+			frank, err = wire.MakeFrank(r.keys.HubKey, r.keys.franking, tag, wire.ServerFrankingContext{Sender: req.SendingURI, Room: r.uri, AcceptedTimestamp: uint64(ts)})
+			if err != nil {
+				return nil, err
+			}
+		}
+		response := (&wire.SubmitMessageResponse{Protocol: wire.MLS10, Code: wire.SubmitAccepted, AcceptedTimestamp: uint64(ts), Frank: frank}).Marshal()
+		f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: req.Message, Frank: frank}
+		err = r.write(ctx, &row, func(tx *store.Tx) error {
+			if err := r.logEntry(tx, &row, ts, f, domains(r.g.Members(), from)); err != nil {
+				return err
+			}
+			if err := tx.PutAnswer(r.id, from, hash, response, ts); err != nil {
+				return err
+			}
+			return tx.AdvanceHubLog(&row)
+		})
+		if err != nil {
+			return nil, err
+		}
+		h.cfg.Log.Debug().Str("event", "hub_accept").Str("room", r.id).Str("peer", from).Int64("ts", ts).Int("bytes", len(body)).Msg("message accepted")
+		return response, nil
+	})
+}
+
+// GroupInfo implements port.Hub.
+func (h *Hub) GroupInfo(ctx context.Context, from string, uri mimiuri.URI, body []byte) (response []byte, err error) {
+	req, err := wire.ParseGroupInfoRequest(body)
+	if err != nil {
+		return nil, fault.Wrap(fault.Malformed, "the GroupInfoRequest cannot be read", err)
+	}
+	if err := req.Verify(); err != nil {
+		return nil, fault.Wrap(fault.Forbidden, "the request's signature does not verify", err)
+	}
+	user, _, err := credentialUser(req.Credential)
+	if err != nil || user.Domain != from {
+		return nil, fault.Wrap(fault.Forbidden, "the credential is not of the asking provider", errors.Join(err, errForeign))
+	}
+	if uri.Kind != mimiuri.Room || uri.Domain != h.cfg.Domain {
+		return nil, fault.New(fault.NotFound, "there is no such room here")
+	}
+	err = h.rooms.Do(ctx, uri.String(), func(r *room) error {
+		fail := func(code wire.GroupInfoCode) error {
+			response = (&wire.GroupInfoResponse{Protocol: wire.MLS10, Room: uri, Status: code}).Marshal()
+			return nil
+		}
+		if err := r.load(ctx); fault.Is(err, fault.NotFound) {
+			// A room that is not there and one that may not be seen look alike.
+			return fail(wire.GroupInfoNotAuthorized)
+		} else if err != nil {
+			return err
+		}
+		if err := r.current().CheckGroupInfo(user); err != nil {
+			h.Counters.Refused.Add(1)
+			return fail(wire.GroupInfoNotAuthorized)
+		}
+		if req.Suite != r.g.CipherSuite() {
+			return fail(wire.GroupInfoNotAuthorized)
+		}
+		var info mls.GroupInfo
+		if err := tlspl.Unmarshal(r.row.Info, &info); err != nil {
+			return err
+		}
+		tbe := &wire.GroupInfoRatchetTree{GroupInfo: &info, Tree: *mls.FullTree(r.g.Tree())}
+		for _, p := range r.g.Proposals() {
+			m, err := mls.ParseMessage(p.Message)
+			if err != nil {
+				return err
+			}
+			tbe.Pending = append(tbe.Pending, wire.PendingProposal{Message: m, AcceptedTime: uint64(r.row.LastTS)})
+		}
+		sealed, err := tbe.Seal(req.Suite, req.PublicKey, uri)
+		if err != nil {
+			return fault.Wrap(fault.Malformed, "nothing can be encrypted to this key", err)
+		}
+		res := &wire.GroupInfoResponse{Protocol: wire.MLS10, Room: uri, Status: wire.GroupInfoSuccess, Suite: req.Suite,
+			HubSender: mls.ExternalSender{SignatureKey: r.keys.sender.Public(), Credential: mls.BasicCredential([]byte(uri.Provider().String()))},
+			Encrypted: sealed}
+		if err := res.Sign(r.keys.sender); err != nil {
+			return err
+		}
+		response = res.Marshal()
+		return nil
+	})
+	return response, err
+}
+
+func credentialUser(c mls.Credential) (user, client mimiuri.URI, err error) {
+	return policy.LeafUser(&mls.LeafNode{Credential: c})
+}
+
+var errForeign = errors.New("hub: not of the asking provider")
+
+// KeyMaterial implements port.Hub: it asks the target's provider, own or other, and remembers the way of the Welcome.
+func (h *Hub) KeyMaterial(ctx context.Context, from string, uri, target mimiuri.URI, body []byte) ([]byte, error) {
+	req, err := wire.ParseKeyMaterialRequest(body)
+	if err != nil {
+		return nil, fault.Wrap(fault.Malformed, "the KeyMaterialRequest cannot be read", err)
+	}
+	if err := req.Verify(); err != nil {
+		return nil, fault.Wrap(fault.Forbidden, "the request's signature does not verify", err)
+	}
+	if req.TargetUser != target || target.Kind != mimiuri.User || req.RoomID != uri {
+		return nil, fault.New(fault.Malformed, "path and body name different users or rooms")
+	}
+	if user, _, err := credentialUser(req.Credential); err != nil || user != req.RequestingUser || user.Domain != from {
+		return nil, fault.New(fault.Forbidden, "the requester is not of the asking provider")
+	}
+	if uri.Domain != h.cfg.Domain {
+		return nil, fault.New(fault.NotFound, "there is no such room here")
+	}
+	err = h.rooms.Do(ctx, uri.String(), func(r *room) error {
+		if err := r.load(ctx); err != nil {
+			return err
+		}
+		return r.current().CheckKeyMaterial(req.RequestingUser, target)
+	})
+	if err != nil {
+		h.Counters.Refused.Add(1)
+		return nil, err
+	}
+	// Not on the room's goroutine: a provider that does not answer must not hold up the room.
+	response, err := h.cfg.Keys.KeyMaterial(ctx, h.cfg.Domain, target, body)
+	if err != nil {
+		return nil, err
+	}
+	res, err := wire.ParseKeyMaterialResponse(response)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the other provider's answer cannot be read", err)
+	}
+	err = h.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		for _, c := range res.Clients {
+			if c.KeyPackage == nil {
+				continue
+			}
+			ref, err := c.KeyPackage.Ref(c.KeyPackage.CipherSuite)
+			if err != nil {
+				return fault.Wrap(fault.Unavailable, "the other provider's answer cannot be read", err)
+			}
+			if err := tx.PutRoute(uri.String(), ref, target.Domain, int64(c.KeyPackage.LeafNode.Lifetime.NotAfter)*1000); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return response, nil
+}

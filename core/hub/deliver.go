@@ -1,0 +1,227 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/store"
+)
+
+const (
+	batchCount = 64
+	batchBytes = 4 << 20
+	maxPause   = 5 * time.Minute
+	// A peer that answers 4xx to something well-formed is broken; it is asked less often, and nothing is dropped.
+	maxPauseRefused = time.Hour
+)
+
+// queue is a follower's delivery: at most one goroutine, with one batch under way.
+type queue struct {
+	running bool
+	again   bool          // something came while it was running
+	kick    chan struct{} // ends a pause
+}
+
+// Run delivers until ctx is done; it starts with what was left over. It cleans up once an hour.
+func (h *Hub) Run(ctx context.Context) error {
+	h.mu.Lock()
+	h.ctx = ctx
+	h.mu.Unlock()
+	var qs []store.Queue
+	if err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		qs, err = tx.Queues()
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, q := range qs {
+		h.start(q)
+	}
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		h.clean(ctx)
+		select {
+		case <-ctx.Done():
+			h.workers.Wait()
+			h.rooms.Close()
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (h *Hub) clean(ctx context.Context) {
+	now := h.cfg.Now()
+	err := h.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		return errors.Join(
+			tx.ForgetAnswers(now.Add(-answerLife).UnixMilli()),
+			tx.ExpireRoutes(now.UnixMilli()),
+			tx.TrimLog(now.Add(-answerLife).UnixMilli()))
+	})
+	if err != nil && ctx.Err() == nil {
+		h.cfg.Log.Error().Err(err).Msg("cleaning up hub tables")
+	}
+}
+
+// wake starts the deliveries of a room that has new log entries.
+func (h *Hub) wake(room string) {
+	h.mu.Lock()
+	ctx := h.ctx
+	h.mu.Unlock()
+	if ctx == nil {
+		return
+	}
+	var peers []string
+	if err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		peers, err = tx.RoomQueues(room)
+		return err
+	}); err != nil {
+		if ctx.Err() == nil {
+			h.cfg.Log.Error().Err(err).Str("room", room).Msg("reading the room's queues")
+		}
+		return
+	}
+	for _, p := range peers {
+		h.start(store.Queue{Room: room, Peer: p})
+	}
+}
+
+func (h *Hub) start(q store.Queue) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ctx == nil || h.ctx.Err() != nil {
+		return
+	}
+	w := h.queues[q]
+	if w == nil {
+		w = &queue{kick: make(chan struct{}, 1)}
+		h.queues[q] = w
+	}
+	w.again = true
+	if !w.running {
+		w.running = true
+		h.workers.Add(1)
+		go h.work(h.ctx, q, w)
+	}
+}
+
+// Retry ends the pauses of all queues to a peer: it is known to be back.
+func (h *Hub) Retry(peer string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for q, w := range h.queues {
+		if q.Peer == peer {
+			select {
+			case w.kick <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+func (h *Hub) work(ctx context.Context, q store.Queue, w *queue) {
+	defer h.workers.Done()
+	pause := time.Duration(0)
+	for {
+		h.mu.Lock()
+		if !w.again || ctx.Err() != nil {
+			w.running = false
+			delete(h.queues, q)
+			h.mu.Unlock()
+			return
+		}
+		w.again = false
+		h.mu.Unlock()
+		more, err := h.deliver(ctx, q)
+		if err != nil || more {
+			h.mu.Lock()
+			w.again = true
+			h.mu.Unlock()
+		}
+		if err == nil {
+			pause = 0
+			continue
+		}
+		if ctx.Err() != nil {
+			continue
+		}
+		h.Counters.DeliveryFailed.Add(1)
+		pause = nextPause(pause, err)
+		h.cfg.Log.Warn().Err(err).Str("room", q.Room).Str("peer", q.Peer).Dur("again_in", pause).Msg("delivery failed; the queue is kept")
+		select {
+		case <-time.After(pause):
+		case <-w.kick:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func nextPause(last time.Duration, err error) time.Duration {
+	next := max(250*time.Millisecond, 2*last)
+	limit := maxPause
+	if !fault.Temporary(err) {
+		limit = maxPauseRefused
+		next = max(next, 2*time.Second)
+	}
+	var f *fault.Error
+	if errors.As(err, &f) && f.RetryAfter > 0 {
+		next = f.RetryAfter
+	}
+	return min(next, limit)
+}
+
+// deliver sends one batch; more is true if there may be another.
+func (h *Hub) deliver(ctx context.Context, q store.Queue) (more bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.cfg.Log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Str("room", q.Room).Str("peer", q.Peer).Msg("delivery panicked")
+			err = fault.New(fault.Internal, "")
+		}
+	}()
+	uri, err := mimiuri.ParseKind(q.Room, mimiuri.Room)
+	if err != nil {
+		return false, err
+	}
+	var entries []store.LogEntry
+	var hi uint64
+	var fresh bool
+	err = h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		entries, hi, fresh, err = tx.NextBatch(q, batchCount, batchBytes)
+		return err
+	})
+	if err != nil || len(entries) == 0 {
+		return false, err
+	}
+	if fresh {
+		if err := h.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.StartBatch(q, hi) }); err != nil {
+			return false, err
+		}
+	}
+	var body []byte
+	for _, e := range entries {
+		body = append(body, e.Body...)
+	}
+	if q.Peer != h.cfg.Domain {
+		select {
+		case h.limit <- struct{}{}:
+			defer func() { <-h.limit }()
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	if err := h.cfg.Notify.Notify(ctx, q.Peer, uri, body); err != nil {
+		return false, err
+	}
+	// Acknowledged: forget it even if we are told to stop right now.
+	if err := h.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.EndBatch(q, hi) }); err != nil {
+		return false, err
+	}
+	h.Counters.Delivered.Add(uint64(len(entries)))
+	h.cfg.Log.Debug().Str("event", "hub_fanout").Str("room", q.Room).Str("peer", q.Peer).Int("messages", len(entries)).Int64("ts", entries[len(entries)-1].TS).Int("bytes", len(body)).Msg("delivered")
+	return true, nil
+}

@@ -1,0 +1,348 @@
+// Package hub keeps rooms: it is the arbiter that puts everything that happens in a room into one order, checks
+// it against the room's policy, logs it and fans it out (draft-ietf-mimi-protocol-06, "Server State", "Update
+// Room State", "Submit a Message", "Fanout Messages and Room Events").
+//
+// A hub sees ciphertext and public handshakes only. Each room has one goroutine that owns its PublicGroup.
+// An answer leaves only after what it says is on disk: the new state of the group, the log entries and the answer
+// itself are written in one transaction, and the same octets from the same peer get the same answer again.
+//
+// Every follower has a cursor into the room's log. A batch's range is stored before the first attempt, and the log's
+// bytes never change, so a repetition is identical until the follower has said 201. The provider's own clients are a
+// follower like any other, reached by a call.
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/internal/mailbox"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/port"
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/core/wire"
+)
+
+// Config is what a hub works with. Keys and Notify reach the providers of others and, for the own domain, the
+// own clients.
+type Config struct {
+	Domain string
+	Store  *store.Store
+	MLS    *mls.Config
+	Keys   port.Keys
+	Notify port.Notify
+	Now    func() time.Time
+	Log    zerolog.Logger
+}
+
+// Suite is the cipher suite of rooms made here: the one every MLS client has (RFC 9420 section 17.1).
+const Suite = mls.CipherSuite(1)
+
+const (
+	answerLife = 7 * 24 * time.Hour
+	roomIdle   = 5 * time.Minute
+)
+
+// Hub implements port.Hub for the rooms of its domain. Safe for concurrent use.
+type Hub struct {
+	cfg   Config
+	rooms *mailbox.Pool[*room]
+
+	mu       sync.Mutex
+	queues   map[store.Queue]*queue
+	ctx      context.Context // of Run; nil before
+	workers  sync.WaitGroup
+	limit    chan struct{} // remote deliveries under way
+	Counters Counters
+}
+
+// Counters count since the start; for metrics.
+type Counters struct {
+	Accepted, Refused, Malformed, Replayed, Delivered, DeliveryFailed atomic.Uint64
+}
+
+// New makes a hub. It delivers nothing before Run.
+func New(cfg Config) *Hub {
+	h := &Hub{cfg: cfg, queues: map[store.Queue]*queue{}, limit: make(chan struct{}, 64)}
+	h.rooms = mailbox.New(func(key string) *room { return &room{h: h, id: key} }, roomIdle, cfg.Log)
+	return h
+}
+
+var (
+	_ port.Hub   = (*Hub)(nil)
+	_ port.Rooms = (*Hub)(nil)
+)
+
+// room is the state that a room's goroutine owns. It is loaded when it is first needed and dropped (row == nil) after
+// any failure to write, so that memory never runs ahead of the disk.
+type room struct {
+	h    *Hub
+	id   string
+	uri  mimiuri.URI
+	row  *store.HubRoom
+	keys roomKeys
+	g    *mls.PublicGroup
+	pol  *policy.State // of the epoch
+}
+
+// roomKeys are kept for the room's life: the frank of an old message has to verify.
+type roomKeys struct {
+	Sender   []byte `json:"sender"`   // signature key of the hub as external sender
+	Franking []byte `json:"franking"` // franking signature key
+	HubKey   []byte `json:"hub_key"`  // HMAC key of server franks
+
+	sender, franking *mls.SignatureKey
+}
+
+func (k *roomKeys) parse(b []byte) error {
+	if err := json.Unmarshal(b, k); err != nil {
+		return err
+	}
+	k.sender, k.franking = new(mls.SignatureKey), new(mls.SignatureKey)
+	if err := k.sender.UnmarshalBinary(k.Sender); err != nil {
+		return err
+	}
+	return k.franking.UnmarshalBinary(k.Franking)
+}
+
+func (r *room) drop() { r.row, r.g, r.pol = nil, nil, nil }
+
+// load reads the room if it is not in memory. It returns a NotFound fault for a room that is not kept here or that
+// is not open.
+func (r *room) load(ctx context.Context) error {
+	if r.row == nil {
+		var row *store.HubRoom
+		err := r.h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			row, err = tx.HubRoom(r.id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if row == nil {
+			return fault.New(fault.NotFound, "there is no such room here")
+		}
+		if r.uri, err = mimiuri.ParseKind(r.id, mimiuri.Room); err != nil {
+			return err
+		}
+		if err := r.keys.parse(row.Keys); err != nil {
+			return fmt.Errorf("hub: keys of %s: %w", r.id, err)
+		}
+		if row.Status == store.HubOpen {
+			g, err := mls.LoadPublicGroup(r.h.cfg.MLS, row.State)
+			if err != nil {
+				return fmt.Errorf("hub: group of %s: %w", r.id, err)
+			}
+			if err := r.adopt(g); err != nil {
+				return err
+			}
+		}
+		r.row = row
+	}
+	if r.row.Status != store.HubOpen {
+		return fault.New(fault.NotFound, "there is no such room here")
+	}
+	return nil
+}
+
+func (r *room) adopt(g *mls.PublicGroup) error {
+	pol, err := policy.ParseState(g.AppData())
+	if err != nil {
+		return fmt.Errorf("hub: policy of %s: %w", r.id, err)
+	}
+	r.g, r.pol = g, pol
+	return nil
+}
+
+// Prepare makes the keys for a new room of this domain, or returns those that exist.
+func (h *Hub) Prepare(ctx context.Context, uri mimiuri.URI) (*port.Agents, error) {
+	if uri.Kind != mimiuri.Room || uri.Domain != h.cfg.Domain {
+		return nil, fault.New(fault.Forbidden, "rooms are made at their own provider")
+	}
+	var a *port.Agents
+	err := h.rooms.Do(ctx, uri.String(), func(r *room) error {
+		var row *store.HubRoom
+		err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			row, err = tx.HubRoom(r.id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		var keys roomKeys
+		if row == nil {
+			if keys, err = newRoomKeys(); err != nil {
+				return err
+			}
+			b, err := json.Marshal(keys)
+			if err != nil {
+				return err
+			}
+			now := h.cfg.Now().UnixMilli()
+			err = h.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+				if err := tx.EnsureRoom(r.id, now); err != nil {
+					return err
+				}
+				return tx.InsertHubRoom(&store.HubRoom{Room: r.id, Keys: b})
+			})
+			if err != nil {
+				return err
+			}
+		} else if err := keys.parse(row.Keys); err != nil {
+			return err
+		}
+		cred := mls.BasicCredential([]byte(uri.Provider().String()))
+		a = &port.Agents{
+			Sender:   mls.ExternalSender{SignatureKey: keys.sender.Public(), Credential: cred},
+			Franking: wire.FrankingAgentData{SignatureKey: keys.franking.Public(), Credential: cred},
+		}
+		return nil
+	})
+	return a, err
+}
+
+func newRoomKeys() (k roomKeys, err error) {
+	if k.sender, err = mls.GenerateSignatureKey(rand.Reader, Suite); err != nil {
+		return k, err
+	}
+	if k.franking, err = mls.GenerateSignatureKey(rand.Reader, Suite); err != nil {
+		return k, err
+	}
+	if k.Sender, err = k.sender.MarshalBinary(); err != nil {
+		return k, err
+	}
+	if k.Franking, err = k.franking.MarshalBinary(); err != nil {
+		return k, err
+	}
+	k.HubKey = make([]byte, 32)
+	rand.Read(k.HubKey)
+	return k, nil
+}
+
+// Create opens a prepared room with the group its creator made: a GroupInfo of epoch 0 and the ratchet tree, both as
+// octets. The same octets again succeed; another group for a room that is open is a Conflict.
+func (h *Hub) Create(ctx context.Context, uri, creator mimiuri.URI, info, tree []byte) error {
+	hash := sha256.New()
+	hash.Write(info)
+	hash.Write(tree)
+	creation := hash.Sum(nil)
+	return h.rooms.Do(ctx, uri.String(), func(r *room) error {
+		var row *store.HubRoom
+		err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			row, err = tx.HubRoom(r.id)
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case row == nil:
+			return fault.New(fault.NotFound, "the room was not prepared")
+		case row.Status != store.HubPrepared && string(row.Creation) == string(creation):
+			return nil
+		case row.Status != store.HubPrepared:
+			return fault.New(fault.Conflict, "a room of this name exists already")
+		}
+		var gi mls.GroupInfo
+		if err := tlspl.Unmarshal(info, &gi); err != nil {
+			return fault.Wrap(fault.Malformed, "the GroupInfo cannot be read", err)
+		}
+		var rt mls.RatchetTree
+		if err := tlspl.Unmarshal(tree, &rt); err != nil {
+			return fault.Wrap(fault.Malformed, "the ratchet tree cannot be read", err)
+		}
+		g, err := mls.NewPublicGroup(h.cfg.MLS, &gi, &rt)
+		if err != nil {
+			return fault.Wrap(fault.Malformed, "the group is not valid", err)
+		}
+		pol, err := policy.ParseState(g.AppData())
+		if err != nil {
+			return fault.Wrap(fault.Malformed, "the room's policy cannot be read", err)
+		}
+		members := g.Members()
+		if len(members) != 1 || string(g.GroupID()) != uri.GroupOf().String() || !pol.Active(creator, members) {
+			return fault.New(fault.Malformed, "a new room has its creator's client as its only member")
+		}
+		if user, _, err := policy.LeafUser(members[0].Node); err != nil || user != creator {
+			return fault.New(fault.Forbidden, "the only client must be the creator's")
+		}
+		state, err := g.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		row.Status, row.Epoch, row.State, row.Info, row.Creation = store.HubOpen, g.Epoch(), state, info, creation
+		r.drop()
+		return h.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.UpdateHubRoom(row) })
+	})
+}
+
+// stamp returns the acceptance time of the next log entry: the clock, but never twice the same nor backwards, so
+// that the order of timestamps is the order of the log.
+func (r *room) stamp() int64 { return max(r.h.cfg.Now().UnixMilli(), r.row.LastTS+1) }
+
+// logEntry appends a FanoutMessage to the transaction's log; the row's counters are moved, not yet written.
+func (r *room) logEntry(tx *store.Tx, row *store.HubRoom, ts int64, f *wire.FanoutMessage, audience []string) error {
+	if len(audience) == 0 {
+		return nil
+	}
+	row.LastSeq++
+	return tx.AppendLog(row.Room, &store.LogEntry{Seq: row.LastSeq, TS: ts, Audience: audience, Body: f.Marshal()})
+}
+
+// domains lists the providers that have clients in the group, without one.
+func domains(members []mls.Member, without string) []string {
+	var list []string
+	have := map[string]bool{without: true}
+	for _, m := range members {
+		user, _, err := policy.LeafUser(m.Node)
+		if err == nil && !have[user.Domain] {
+			have[user.Domain] = true
+			list = append(list, user.Domain)
+		}
+	}
+	return list
+}
+
+// leaving says which leaves have a removal pending.
+func (r *room) leaving() map[mls.LeafIndex]bool {
+	leaves := map[mls.LeafIndex]bool{}
+	for _, p := range r.g.Proposals() {
+		switch b := p.Proposal.Body.(type) {
+		case *mls.Remove:
+			leaves[b.Removed] = true
+		case *mls.SelfRemove:
+			leaves[p.Sender.Leaf] = true
+		}
+	}
+	return leaves
+}
+
+// current is the policy as the hub applies it: what it has accepted counts, committed or not ("Room state").
+func (r *room) current() *policy.State { return r.pol.WithPending(r.g.Proposals(), r.g.Members()) }
+
+// removedUsers returns the users that a proposal takes off the participant list of pol.
+func removedUsers(b *mls.AppDataUpdate, pol *policy.State) (users []mimiuri.URI) {
+	if b.ComponentID != policy.ComponentParticipantList {
+		return nil
+	}
+	u, err := policy.ParseParticipantListUpdate(b.Update)
+	if err != nil {
+		return nil
+	}
+	for _, i := range u.Removed {
+		if int(i) < len(pol.Participants) {
+			users = append(users, pol.Participants[i].User)
+		}
+	}
+	return users
+}

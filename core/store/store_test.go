@@ -1,0 +1,242 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/mimibridge/mimibridge/core/store"
+)
+
+func key(b byte) []byte { return bytes.Repeat([]byte{b}, store.KeySize) }
+
+func openAt(t *testing.T, path string, k byte) *store.Store {
+	t.Helper()
+	s, err := store.Open(context.Background(), store.Options{Path: path, Key: key(k), Domain: "a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+const room = "mimi://a.example/r/x"
+
+func addRoom(t *testing.T, s *store.Store) {
+	t.Helper()
+	if err := s.Update(context.Background(), func(tx *store.Tx) error { return tx.EnsureClientRoom(room, 1) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOneFailsAlone(t *testing.T) {
+	s := openAt(t, filepath.Join(t.TempDir(), "db"), 1)
+	ctx := context.Background()
+	addRoom(t, s)
+	bad := errors.New("no")
+	var wg sync.WaitGroup
+	errs := make([]error, 30)
+	for i := range errs {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = s.Update(ctx, func(tx *store.Tx) error {
+				if _, err := tx.MarkSeen(room, []byte{byte(i)}, 1); err != nil {
+					return err
+				}
+				switch i % 3 {
+				case 1:
+					return bad
+				case 2:
+					panic("on purpose")
+				}
+				return nil
+			})
+		}()
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if want := i%3 == 0; (err == nil) != want {
+			t.Errorf("update %d: %v", i, err)
+		}
+		if i%3 == 1 && !errors.Is(err, bad) {
+			t.Errorf("update %d lost its error: %v", i, err)
+		}
+		var fresh bool
+		if err := s.Update(ctx, func(tx *store.Tx) (err error) {
+			fresh, err = tx.MarkSeen(room, []byte{byte(i)}, 1)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if fresh != (i%3 != 0) {
+			t.Errorf("after update %d its row is there: %v", i, !fresh)
+		}
+	}
+}
+
+func TestSurvivesReopening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := openAt(t, path, 1)
+	addRoom(t, s)
+	ctx := context.Background()
+	in := &store.Intent{Room: room, Adapter: "x", Actor: "u", Origin: "1", Payload: []byte("secret words"), Created: 5}
+	for want := range 2 {
+		var fresh bool
+		if err := s.Update(ctx, func(tx *store.Tx) (err error) { fresh, err = tx.InsertIntent(in); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if fresh != (want == 0) {
+			t.Errorf("insertion %d is fresh: %v", want, fresh)
+		}
+	}
+	s.Close()
+	if err := s.Update(ctx, func(*store.Tx) error { return nil }); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("update after close: %v", err)
+	}
+	s = openAt(t, path, 1)
+	var open []store.Intent
+	if err := s.View(ctx, func(tx *store.Tx) (err error) { open, err = tx.OpenIntents(room, 10); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if len(open) != 1 || string(open[0].Payload) != "secret words" || open[0].Seq != 1 {
+		t.Fatalf("after reopening: %+v", open)
+	}
+	s.Close()
+	for _, f := range []string{path, path + "-wal"} {
+		b, err := os.ReadFile(f)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte("secret words")) {
+			t.Errorf("%s holds an intent's payload unsealed", filepath.Base(f))
+		}
+		if st, err := os.Stat(f); err == nil && st.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v", filepath.Base(f), st.Mode())
+		}
+	}
+}
+
+func TestRefusesToOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := openAt(t, path, 1)
+	try := func(name, want string, o store.Options) {
+		t.Run(name, func(t *testing.T) {
+			other, err := store.Open(context.Background(), o)
+			if err == nil {
+				other.Close()
+				t.Fatal("it opened")
+			}
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the error %q does not say %q", err, want)
+			}
+		})
+	}
+	try("twice", "another mimibridge", store.Options{Path: path, Key: key(1), Domain: "a.example"})
+	s.Close()
+	try("with another key", "key file", store.Options{Path: path, Key: key(2), Domain: "a.example"})
+	try("for another domain", "belongs to the provider", store.Options{Path: path, Key: key(1), Domain: "b.example"})
+	try("with a short key", "sealing key", store.Options{Path: path, Key: key(1)[:5], Domain: "a.example"})
+	openAt(t, path, 1)
+}
+
+// TestLogAndCursors: a follower's batch is the same after a crash until it is acknowledged, and holds only what is for it.
+func TestLogAndCursors(t *testing.T) {
+	s := openAt(t, filepath.Join(t.TempDir(), "db"), 1)
+	ctx := context.Background()
+	update := func(fn func(*store.Tx) error) {
+		t.Helper()
+		if err := s.Update(ctx, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(from, to uint64) {
+		update(func(tx *store.Tx) error {
+			for i := from; i <= to; i++ {
+				peers := []string{"b.example"}
+				if i%2 == 0 {
+					peers = append(peers, "c.example")
+				}
+				if err := tx.AppendLog(room, &store.LogEntry{Seq: i, TS: int64(i), Audience: peers, Body: []byte{byte(i)}}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	batch := func(peer string, n int) (got string, hi uint64, fresh bool) {
+		if err := s.View(ctx, func(tx *store.Tx) error {
+			entries, h, f, err := tx.NextBatch(store.Queue{Room: room, Peer: peer}, n, 1000)
+			for _, e := range entries {
+				got += fmt.Sprint(e.Body[0])
+			}
+			hi, fresh = h, f
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	put(1, 4)
+	b := store.Queue{Room: room, Peer: "b.example"}
+	got, hi, fresh := batch("b.example", 3)
+	if got != "123" || hi != 3 || !fresh {
+		t.Fatalf("first batch of b: %s to %d, fresh %v", got, hi, fresh)
+	}
+	update(func(tx *store.Tx) error { return tx.StartBatch(b, hi) })
+	put(5, 6)
+	if got, hi, fresh = batch("b.example", 3); got != "123" || hi != 3 || fresh {
+		t.Fatalf("the batch under way: %s to %d, fresh %v", got, hi, fresh)
+	}
+	update(func(tx *store.Tx) error { return tx.EndBatch(b, hi) })
+	if got, _, _ = batch("b.example", 10); got != "456" {
+		t.Errorf("second batch of b: %s", got)
+	}
+	if got, _, _ = batch("c.example", 10); got != "246" {
+		t.Errorf("batch of c: %s", got)
+	}
+	var qs []store.Queue
+	update(func(tx *store.Tx) error { return tx.EndBatch(b, 6) })
+	if err := s.View(ctx, func(tx *store.Tx) (err error) { qs, err = tx.Queues(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if len(qs) != 1 || qs[0].Peer != "c.example" {
+		t.Errorf("queues with work: %v", qs)
+	}
+	update(func(tx *store.Tx) error { return tx.TrimLog(100) })
+	if got, _, _ = batch("c.example", 10); got != "246" {
+		t.Errorf("trimming took what c waits for: %s", got)
+	}
+}
+
+func TestSealer(t *testing.T) {
+	s, err := store.NewSealer(key(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := s.Seal("t", "k", "c", []byte("x"))
+	if b, err := s.Open("t", "k", "c", sealed); err != nil || string(b) != "x" {
+		t.Errorf("open: %q, %v", b, err)
+	}
+	if b, err := s.Open("t", "k", "c", s.Seal("t", "k", "c", nil)); b != nil || err != nil {
+		t.Errorf("nil comes back as %v, %v", b, err)
+	}
+	for _, place := range [][3]string{{"u", "k", "c"}, {"t", "l", "c"}, {"t", "k", "d"}} {
+		if _, err := s.Open(place[0], place[1], place[2], sealed); !errors.Is(err, store.ErrUnseal) {
+			t.Errorf("a value moved to %v opens: %v", place, err)
+		}
+	}
+	sealed[len(sealed)-1] ^= 1
+	if _, err := s.Open("t", "k", "c", sealed); !errors.Is(err, store.ErrUnseal) {
+		t.Errorf("a changed value opens: %v", err)
+	}
+	if _, err := s.Open("t", "k", "c", sealed[:3]); !errors.Is(err, store.ErrUnseal) {
+		t.Errorf("a short value opens: %v", err)
+	}
+}
