@@ -1,0 +1,16 @@
+package testnet
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// DendriteBuilt reports whether BuildDendrite has nothing to do.
+func DendriteBuilt() bool {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return false
+	}
+	_, want, err := dendriteModule()
+	return err == nil && built(filepath.Join(cache, "mimibridge", "dendrite-"+DendriteVersion, "built-from"), want)
+}
