@@ -368,6 +368,9 @@ func (j *judge) state(changes []change) error {
 	onlyRemovals := true
 	seen := make(map[mls.ComponentID]int)
 	for _, ch := range changes {
+		if _, ok := ch.body.(*mls.ReInit); ok && len(changes) > 1 {
+			return deny("ReInit", "the group is closed by a commit of its own")
+		}
 		a, ok := ch.body.(*mls.AppDataUpdate)
 		if !ok {
 			continue
