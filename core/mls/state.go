@@ -1,0 +1,248 @@
+package mls
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
+)
+
+// RatchetRow is a piece of state that changes with each message. Kind is one of
+// the Ratchet constants; Leaf is a node index for [RatchetNode] and
+// [RatchetExport]. The first three fields are its key.
+type RatchetRow struct {
+	Epoch uint64
+	Leaf  LeafIndex
+	Kind  uint8
+	Data  []byte // nil: delete the row
+}
+
+const epochStateVersion = 1
+
+// MarshalEpoch writes all of the state but the ratchets: to be called and stored
+// after the epoch, the proposals or the pending Commit changed, together with the
+// rows of TakeRatchets. It holds secrets.
+func (g *Group) MarshalEpoch() ([]byte, error) {
+	w := tlspl.NewWriter()
+	w.Uint8(epochStateVersion)
+	g.PublicGroup.marshal(w)
+	w.Optional(g.secrets != nil, func(w *tlspl.Writer) {
+		for _, f := range g.secrets.fields() {
+			w.Opaque(*f)
+		}
+	})
+	w.Vector(func(w *tlspl.Writer) {
+		for _, x := range slices.Sorted(maps.Keys(g.keys)) {
+			w.Uint32(uint32(x))
+			w.Opaque(g.keys[x])
+		}
+	})
+	w.Vector(func(w *tlspl.Writer) {
+		for _, l := range g.LocalLeaves() {
+			w.Uint32(uint32(l))
+			w.Uint64(g.locals[l].joined)
+			key, _ := g.locals[l].sig.MarshalBinary()
+			w.Opaque(key)
+		}
+	})
+	w.Vector(func(w *tlspl.Writer) {
+		for _, ref := range slices.Sorted(maps.Keys(g.updates)) {
+			w.String(ref)
+			w.Opaque(g.updates[ref].leaf)
+			key, _ := g.updates[ref].sig.MarshalBinary()
+			w.Opaque(key)
+		}
+	})
+	w.Optional(g.own != nil, func(w *tlspl.Writer) { g.own.MarshalTLS(w) })
+	w.Vector(func(w *tlspl.Writer) {
+		for _, p := range g.past {
+			g.marshalPast(w, p)
+		}
+	})
+	return w.Bytes(), nil
+}
+
+// marshalPast writes a past epoch; of its tree only the leaves that differ from
+// the current one, since nothing but senders is looked up there.
+func (g *Group) marshalPast(w *tlspl.Writer, p *pastEpoch) {
+	p.gc.MarshalTLS(w)
+	w.Opaque(p.senderData)
+	w.Opaque(p.resumption)
+	w.Uint32(p.tree.leaves)
+	w.Vector(func(w *tlspl.Writer) {
+		for l := LeafIndex(0); uint32(l) < p.tree.leaves; l++ {
+			n := p.tree.leaf(l)
+			if n == g.tree.leaf(l) {
+				continue
+			}
+			w.Uint32(uint32(l))
+			w.Optional(n != nil, func(w *tlspl.Writer) { n.MarshalTLS(w) })
+		}
+	})
+	w.Vector(func(w *tlspl.Writer) {
+		for _, l := range p.locals {
+			w.Uint32(uint32(l))
+		}
+	})
+}
+
+// TakeRatchets gives the rows that changed since it was called last, to be
+// stored in one transaction with what changed them.
+func (g *Group) TakeRatchets() []RatchetRow {
+	out := g.gone
+	g.gone = nil
+	take := func(epoch uint64, t *secretTree, export bool) {
+		for k := range t.dirty {
+			kind := k.kind
+			if export {
+				kind = RatchetExport
+			}
+			out = append(out, RatchetRow{epoch, LeafIndex(k.index), kind, t.data(k)})
+		}
+		clear(t.dirty)
+	}
+	for _, p := range g.past {
+		take(p.gc.Epoch, p.secrets, false)
+	}
+	if g.secrets != nil {
+		take(g.gc.Epoch, g.st, false)
+		take(g.gc.Epoch, g.exports.st, true)
+	}
+	return out
+}
+
+// LoadGroup reads a group from what MarshalEpoch wrote and all rows stored of
+// it; rows of epochs that are no longer held are passed over. Nothing is
+// verified again. The ratchets themselves are read when first used.
+func LoadGroup(cfg *Config, epoch []byte, rows func(yield func(RatchetRow) bool)) (*Group, error) {
+	r := tlspl.NewReader(epoch)
+	g, err := readGroup(cfg, r)
+	if err == nil {
+		err = r.Done()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mls: load group: %w: %w", ErrState, err)
+	}
+	if rows != nil {
+		rows(func(row RatchetRow) bool {
+			g.putRow(row)
+			return true
+		})
+	}
+	return g, nil
+}
+
+func (g *Group) putRow(row RatchetRow) {
+	if row.Data == nil {
+		return
+	}
+	var t *secretTree
+	switch {
+	case g.secrets != nil && row.Epoch == g.gc.Epoch && row.Kind == RatchetExport:
+		t = g.exports.st
+	case g.secrets != nil && row.Epoch == g.gc.Epoch:
+		t = g.st
+	default:
+		for _, p := range g.past {
+			if p.gc.Epoch == row.Epoch {
+				t = p.secrets
+			}
+		}
+	}
+	if t == nil {
+		return
+	}
+	switch row.Kind {
+	case RatchetNode, RatchetExport:
+		t.nodes[nodeIndex(row.Leaf)] = row.Data
+	default:
+		t.raw[rowKey{row.Kind, uint32(row.Leaf)}] = row.Data
+	}
+}
+
+func readGroup(cfg *Config, r *tlspl.Reader) (*Group, error) {
+	if v := r.Uint8(); r.Err() == nil && v != epochStateVersion {
+		r.Failf("state version %d", v)
+	}
+	pg := readPublicGroup(cfg, r)
+	if r.Err() != nil {
+		return nil, r.Err()
+	}
+	g := &Group{PublicGroup: pg, keys: nodeKeys{}, locals: map[LeafIndex]*localLeaf{}, updates: map[string]*updateKeys{}}
+	r.Optional(func(r *tlspl.Reader) {
+		g.secrets = new(epochSecrets)
+		for _, f := range g.secrets.fields() {
+			*f = r.Opaque()
+		}
+	})
+	if g.secrets != nil {
+		g.st = emptySecretTree(pg.s, pg.tree.leaves)
+		g.exports = &exportTree{emptySecretTree(pg.s, exportLeaves)}
+	}
+	r.Vector(func(r *tlspl.Reader) {
+		x := nodeIndex(r.Uint32())
+		g.keys[x] = r.Opaque()
+	})
+	r.Vector(func(r *tlspl.Reader) {
+		l, joined := LeafIndex(r.Uint32()), r.Uint64()
+		g.locals[l] = &localLeaf{readSignatureKey(r), joined}
+	})
+	r.Vector(func(r *tlspl.Reader) {
+		ref, leaf := r.String(), r.Opaque()
+		g.updates[ref] = &updateKeys{leaf, readSignatureKey(r)}
+	})
+	r.Optional(func(r *tlspl.Reader) {
+		g.own = new(pendingCommit)
+		g.own.UnmarshalTLS(r)
+	})
+	r.Vector(func(r *tlspl.Reader) { g.past = append(g.past, g.readPast(r)) })
+	return g, r.Err()
+}
+
+func readSignatureKey(r *tlspl.Reader) *SignatureKey {
+	b := r.Opaque()
+	if r.Err() != nil {
+		return nil
+	}
+	k := new(SignatureKey)
+	r.Fail(k.UnmarshalBinary(b))
+	return k
+}
+
+func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
+	p := &pastEpoch{gc: new(GroupContext)}
+	p.gc.UnmarshalTLS(r)
+	p.senderData = r.Opaque()
+	p.resumption = r.Opaque()
+	leaves := r.Uint32()
+	// A tree is a power of two wide; at most twice the current one holds for
+	// honest states many times over, but the bound is only against nonsense.
+	if r.Err() == nil && (leaves == 0 || leaves&(leaves-1) != 0 || leaves > maxLeaves) {
+		r.Failf("tree of %d leaves", leaves)
+	}
+	if r.Err() != nil {
+		return p
+	}
+	p.gcBytes = tlspl.Marshal(p.gc)
+	p.tree = newTree(g.s, leaves)
+	for l := LeafIndex(0); uint32(l) < leaves; l++ {
+		if n := g.tree.leaf(l); n != nil {
+			p.tree.setLeaf(l, n)
+		}
+	}
+	r.Vector(func(r *tlspl.Reader) {
+		l := LeafIndex(r.Uint32())
+		var n *LeafNode
+		r.Optional(func(r *tlspl.Reader) {
+			n = new(LeafNode)
+			n.UnmarshalTLS(r)
+		})
+		if r.Err() == nil && uint32(l) < leaves {
+			p.tree.setLeaf(l, n)
+		}
+	})
+	r.Vector(func(r *tlspl.Reader) { p.locals = append(p.locals, LeafIndex(r.Uint32())) })
+	p.secrets = emptySecretTree(g.s, leaves)
+	return p
+}
