@@ -1,0 +1,331 @@
+// Package client holds the MLS clients of a provider's own users: one shared group state a room, whatever the number
+// of local users in it.
+//
+// What local users want comes in as intents (Intake) and is on disk before Intake returns; what the hub fans out comes in
+// through Notify and is on disk before it is acknowledged. Each room has one goroutine that takes both in order,
+// and turns them into requests to the hub and events for the adapters. Every step is one transaction: group state,
+// ratchets, intents, inbox and events move together or not at all. If writing fails, the state in memory is dropped and
+// read again.
+//
+// The rules for messages, for commits and for the shared state are those of docs/architecture.md.
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/internal/mailbox"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/port"
+	"github.com/mimibridge/mimibridge/core/store"
+)
+
+// Config is what the clients work with. Hub reaches the hub of any room, own or other.
+type Config struct {
+	Domain   string
+	Store    *store.Store
+	MLS      *mls.Config
+	Hub      port.Hub
+	Rooms    port.Rooms
+	Adapters []adapter.Adapter
+	Now      func() time.Time
+	Log      zerolog.Logger
+
+	// CommitDelay is how long a follower waits before it commits the proposals of others; nil is a random 1 to 5 s.
+	CommitDelay func() time.Duration
+}
+
+// Suite is the cipher suite of rooms made here and of KeyPackages.
+const Suite = mls.CipherSuite(1)
+
+const (
+	roomIdle        = 10 * time.Minute
+	keyPackageLife  = 28 * 24 * time.Hour
+	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold
+	intentsAtOnce   = 32
+	inboxAtOnce     = 64
+	originMax       = 512
+	hintMax         = 1024
+	groupInfoWait   = 5 * time.Second
+	minPause        = 250 * time.Millisecond
+	maxPause        = time.Minute
+	inviteRetryStep = 15 * time.Second
+)
+
+// Client serves all local users. Safe for concurrent use.
+type Client struct {
+	cfg   Config
+	rooms *mailbox.Pool[*room]
+
+	mu       sync.Mutex
+	ctx      context.Context
+	deliver  map[deliveryKey]*delivery
+	workers  sync.WaitGroup
+	Counters Counters
+}
+
+// Counters count since the start; for metrics.
+type Counters struct {
+	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Delivered, DeliveryFailed atomic.Uint64
+}
+
+var (
+	_ port.Notify = (*Client)(nil)
+	_ port.Keys   = (*Client)(nil)
+)
+
+// New makes the clients. Nothing is sent before Run.
+func New(cfg Config) *Client {
+	if cfg.CommitDelay == nil {
+		cfg.CommitDelay = func() time.Duration { return time.Second + time.Duration(randUint64()%4000)*time.Millisecond }
+	}
+	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}}
+	c.rooms = mailbox.New(func(key string) *room { return newRoom(c, key) }, roomIdle, cfg.Log)
+	return c
+}
+
+func randUint64() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	var v uint64
+	for _, x := range b {
+		v = v<<8 | uint64(x)
+	}
+	return v
+}
+
+// Run works off what is stored and what comes, until ctx is done.
+func (c *Client) Run(ctx context.Context) error {
+	c.mu.Lock()
+	c.ctx = ctx
+	c.mu.Unlock()
+	var work, joined []string
+	deliver := map[string][]string{}
+	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if work, err = tx.RoomsWithWork(); err != nil {
+			return err
+		}
+		// Rooms whose proposals wait for a commit have no row that says so: all joined rooms are looked at once.
+		if joined, err = tx.ClientRooms(store.ClientJoined); err != nil {
+			return err
+		}
+		for _, a := range c.cfg.Adapters {
+			if deliver[a.Name()], err = tx.RoomsToDeliver(a.Name()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range work {
+		c.step(r)
+	}
+	for _, r := range joined {
+		c.step(r)
+	}
+	for a, rooms := range deliver {
+		for _, r := range rooms {
+			c.startDelivery(deliveryKey{adapter: a, room: r})
+		}
+	}
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		now := c.cfg.Now().UnixMilli()
+		if err := c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.ExpireKeyPackages(now) }); err != nil && ctx.Err() == nil {
+			c.cfg.Log.Error().Err(err).Msg("cleaning up key packages")
+		}
+		select {
+		case <-ctx.Done():
+			c.rooms.Close()
+			c.workers.Wait()
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// running returns Run's context, nil before Run and after its end.
+func (c *Client) running() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx == nil || c.ctx.Err() != nil {
+		return nil
+	}
+	return c.ctx
+}
+
+// step has the room's goroutine look for work.
+func (c *Client) step(id string) {
+	if c.running() != nil {
+		c.rooms.Post(id, (*room).step)
+	}
+}
+
+// payload is what an intent's row holds, sealed.
+type payload struct {
+	Kind       adapter.IntentKind `json:"kind"`
+	Target     string             `json:"target,omitempty"`
+	Name       string             `json:"name,omitempty"`
+	Content    []byte             `json:"content,omitempty"` // application/mimi-content, fixed here
+	Salt       []byte             `json:"salt,omitempty"`
+	OriginTime int64              `json:"origin_time,omitempty"`
+	Hint       string             `json:"hint,omitempty"`
+}
+
+// Intake stores an intent for one adapter; see adapter.Host.
+func (c *Client) Intake(ctx context.Context, adapterName string, in adapter.Intent) error {
+	p, id, err := c.prepare(&in)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	roomID := in.Room.String()
+	now := c.cfg.Now().UnixMilli()
+	row := &store.Intent{Room: roomID, Adapter: adapterName, Actor: in.Actor.String(), Origin: in.OriginID, Payload: b, Created: now}
+	if in.Kind == adapter.SendMessage {
+		row.MessageID = id[:]
+	}
+	fresh := false
+	err = c.cfg.Store.Update(ctx, func(tx *store.Tx) (err error) {
+		switch in.Kind {
+		case adapter.CreateRoom, adapter.JoinRoom:
+			if err := tx.EnsureClientRoom(roomID, now); err != nil {
+				return err
+			}
+		default:
+			if _, _, ok, err := tx.ClientView(roomID); err != nil {
+				return err
+			} else if !ok {
+				return fault.New(fault.NotFound, "this room is not known here")
+			}
+		}
+		fresh, err = tx.InsertIntent(row)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if fresh {
+		c.Counters.Intents.Add(1)
+		c.cfg.Log.Debug().Str("event", "intake").Str("room", roomID).Str("adapter", adapterName).Uint8("kind", uint8(in.Kind)).Hex("message_id", row.MessageID).Int("bytes", len(p.Content)).Msg("intent stored")
+	}
+	c.step(roomID)
+	return nil
+}
+
+// prepare checks an intent and fixes a message's octets: from here on its message ID stays, whatever is retried.
+func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, err error) {
+	p = payload{Kind: in.Kind, Name: in.Name, Hint: in.Hint}
+	switch {
+	case in.Room.Kind != mimiuri.Room:
+		return p, id, fault.New(fault.Malformed, "this is not a room")
+	case in.Actor.Kind != mimiuri.User || in.Actor.Domain != c.cfg.Domain:
+		return p, id, fault.New(fault.Forbidden, "only users of this provider act through it")
+	case in.OriginID == "" || len(in.OriginID) > originMax || len(in.Hint) > hintMax:
+		return p, id, fault.New(fault.Malformed, "the request has no id, or one that is too long")
+	case in.Kind == adapter.CreateRoom && in.Room.Domain != c.cfg.Domain:
+		return p, id, fault.New(fault.Forbidden, "rooms are made at their own provider")
+	}
+	if !in.OriginTime.IsZero() {
+		p.OriginTime = in.OriginTime.UnixMilli()
+	}
+	switch in.Kind {
+	case adapter.CreateRoom, adapter.JoinRoom, adapter.LeaveRoom:
+	case adapter.Invite, adapter.Remove:
+		if in.Target.Kind != mimiuri.User {
+			return p, id, fault.New(fault.Malformed, "this is not a user")
+		}
+		p.Target = in.Target.String()
+	case adapter.SendMessage:
+		if in.Content == nil {
+			return p, id, fault.New(fault.Malformed, "the message has no content")
+		}
+		m := *in.Content
+		m.Extensions = slices.Clone(m.Extensions)
+		if err := m.Stamp(rand.Reader, in.Actor, in.Room); err != nil {
+			return p, id, err
+		}
+		if !in.OriginTime.IsZero() {
+			m.SetSenderTimestamp(in.OriginTime)
+		}
+		b, err := m.Encode()
+		if err != nil {
+			return p, id, fault.Wrap(fault.Malformed, "the message cannot be sent in this form", err)
+		}
+		if len(b) > maxContent {
+			return p, id, fault.Newf(fault.TooLarge, "a message may have at most %d kB", maxContent>>10)
+		}
+		p.Content, p.Salt = b, m.Salt[:]
+		id = content.ID(b, in.Actor, in.Room, m.Salt)
+	default:
+		return p, id, fault.New(fault.Malformed, "unknown kind of request")
+	}
+	return p, id, nil
+}
+
+const maxContent = 768 << 10 // leaves room for MLS in a body of 1 MiB
+
+// Room is adapter.Host.Room.
+func (c *Client) Room(ctx context.Context, uri mimiuri.URI) (adapter.Room, bool, error) {
+	var status store.ClientStatus
+	var b []byte
+	var ok bool
+	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		status, b, ok, err = tx.ClientView(uri.String())
+		return err
+	})
+	if err != nil || !ok || b == nil {
+		return adapter.Room{}, false, err
+	}
+	v, err := parseView(b)
+	if err != nil {
+		return adapter.Room{}, false, err
+	}
+	r := v.room(uri)
+	r.Gone = status == store.ClientOut
+	return r, true, nil
+}
+
+// Rooms is adapter.Host.Rooms.
+func (c *Client) Rooms(ctx context.Context) (uris []mimiuri.URI, err error) {
+	var ids []string
+	if err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		ids, err = tx.ClientRooms(store.ClientJoined)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		u, err := mimiuri.ParseKind(id, mimiuri.Room)
+		if err != nil {
+			return nil, err
+		}
+		uris = append(uris, u)
+	}
+	return uris, nil
+}
+
+func newDevice(adapterName string) string {
+	var b [6]byte
+	rand.Read(b[:])
+	return fmt.Sprintf("%s-%s", adapterName, hex.EncodeToString(b[:]))
+}

@@ -1,0 +1,290 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/core/wire"
+)
+
+// giveUpAfter is how long an invitation is tried while the other side cannot be reached.
+const giveUpAfter = 24 * time.Hour
+
+// intent reads one open intent; nil if it is not open any more.
+func (r *room) intent(ctx context.Context, seq uint64) (in *store.Intent, pl *payload, err error) {
+	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		in, err = tx.OpenIntent(r.id, seq)
+		return err
+	})
+	if err != nil || in == nil {
+		return nil, nil, err
+	}
+	pl = new(payload)
+	return in, pl, json.Unmarshal(in.Payload, pl)
+}
+
+// intents works on the first intent that can be worked on now.
+func (r *room) intents(ctx context.Context) (more bool, err error) {
+	var all []store.Intent
+	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		all, err = tx.OpenIntents(r.id, intentsAtOnce+len(r.deferred))
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	for i := range all {
+		in := &all[i]
+		if until, ok := r.deferred[in.Seq]; ok && r.now().Before(until) {
+			continue
+		}
+		pl := new(payload)
+		if err := json.Unmarshal(in.Payload, pl); err != nil {
+			return false, fmt.Errorf("client: stored intent: %w", err)
+		}
+		return r.work(ctx, in, pl)
+	}
+	return false, nil
+}
+
+// deferIntent lets the others pass an intent that waits for somebody who cannot be reached now.
+func (r *room) deferIntent(ctx context.Context, in *store.Intent, pl *payload, why error) (bool, error) {
+	age := r.now().Sub(time.UnixMilli(in.Created))
+	if age > giveUpAfter {
+		return true, r.refuse(ctx, in, pl, fault.Unavailable, fault.Public(why))
+	}
+	pause := min(minPause+age/4, 15*time.Minute)
+	r.log.Warn().Err(why).Dur("again_in", pause).Msg("an intent waits")
+	r.deferred[in.Seq] = r.now().Add(pause)
+	r.wakeAt(r.deferred[in.Seq])
+	return true, nil
+}
+
+func (r *room) work(ctx context.Context, in *store.Intent, pl *payload) (more bool, err error) {
+	actor := uri(in.Actor)
+	switch pl.Kind {
+	case adapter.CreateRoom:
+		return true, r.startCreate(ctx, in, pl)
+	case adapter.JoinRoom:
+		return r.join(ctx, in, pl)
+	}
+	leaf, ok := r.leaf(actor)
+	if pl.Kind == adapter.SendMessage && in.Status == store.IntentSent {
+		return r.send(ctx, in, pl, leaf) // it may be in the room already, whatever has happened to its sender since
+	}
+	if !ok && r.arriving(actor) {
+		return r.deferIntent(ctx, in, pl, fault.New(fault.Unavailable, "your client is still joining the room"))
+	}
+	if !ok {
+		why := "you are not in this room"
+		if r.g == nil && r.row.Status == store.ClientNew {
+			why = "this room is not known here"
+		}
+		return true, r.refuse(ctx, in, pl, fault.Forbidden, why)
+	}
+	switch pl.Kind {
+	case adapter.SendMessage:
+		return r.send(ctx, in, pl, leaf)
+	case adapter.Invite:
+		return r.invite(ctx, in, pl, leaf)
+	case adapter.LeaveRoom:
+		return true, r.leave(ctx, in, pl, leaf)
+	case adapter.Remove:
+		return true, r.remove(ctx, in, pl, leaf)
+	}
+	return true, r.refuse(ctx, in, pl, fault.Malformed, "unknown kind of request")
+}
+
+// arriving reports whether a participant's client is in the tree, but its Welcome has not come yet.
+func (r *room) arriving(user mimiuri.URI) bool {
+	if r.g == nil || !r.pol.Active(user, r.g.Members()) {
+		return false
+	}
+	leaves, users := r.leaving()
+	return !users[user] && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
+		u, _, err := policy.LeafUser(m.Node)
+		return err == nil && u == user && !leaves[m.Leaf]
+	})
+}
+
+// send encrypts and submits a message. Ciphertext and generation are stored in one transaction before anything leaves;
+// what is sent again is the same octets, until the hub says that their epoch is over.
+func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
+	if in.Status == store.IntentWaiting {
+		if len(r.g.Proposals()) > 0 { // RFC 9420 section 12.4: pending proposals are committed first
+			return true, r.startCommit(ctx, leaf, nil, nil)
+		}
+		if err := r.pol.CheckSend(uri(in.Actor)); err != nil {
+			return true, r.refuse(ctx, in, pl, fault.Forbidden, fault.Public(err))
+		}
+		tag := wire.FrankingTag([16]byte(pl.Salt), pl.Content)
+		m, err := r.g.Encrypt(leaf, pl.Content, mls.MarshalSafeAAD([]mls.SafeAADItem{wire.FrankAAD(tag)}))
+		if err != nil {
+			r.drop()
+			return false, fmt.Errorf("client: encrypt in %s: %w", r.id, err)
+		}
+		in.Request = (&wire.SubmitMessageRequest{Protocol: wire.MLS10, Message: m, SendingURI: uri(in.Actor)}).Marshal()
+		in.Status, in.Epoch = store.IntentSent, r.g.Epoch()
+		ch := &change{}
+		ch.do(func(tx *store.Tx) error {
+			if _, err := tx.MarkSeen(r.id, hashOf(m), in.Epoch); err != nil { // our own is known by its hash
+				return err
+			}
+			return tx.SetIntent(in)
+		})
+		if err := r.commit(ctx, ch); err != nil {
+			return false, err
+		}
+	}
+	b, err := r.c.cfg.Hub.Submit(ctx, r.c.cfg.Domain, r.uri, in.Request)
+	if err != nil {
+		if fault.Temporary(err) || ctx.Err() != nil {
+			r.hubFailed("submitMessage", err)
+			return false, nil
+		}
+		return true, r.refuse(ctx, in, pl, fault.KindOf(err), fault.Public(err))
+	}
+	r.hubReached()
+	res, err := wire.ParseSubmitMessageResponse(b)
+	if err != nil {
+		r.hubFailed("submitMessage", err)
+		return false, nil
+	}
+	switch res.Code {
+	case wire.SubmitAccepted:
+		return true, r.sent(ctx, in, pl, res)
+	case wire.EpochTooOld:
+		if r.g == nil {
+			return true, r.refuse(ctx, in, pl, fault.Forbidden, "you are not in this room")
+		}
+		if in.Epoch < r.g.Epoch() { // we are there already: the same content again
+			in.Status, in.Request = store.IntentWaiting, nil
+			return true, r.c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.SetIntent(in) })
+		}
+		r.ahead()
+		if r.now().Sub(r.wrongEpoch) > groupInfoWait {
+			return true, r.resync(ctx, "the hub's commits did not arrive")
+		}
+		r.pauseHub(minPause)
+		return false, nil
+	}
+	return true, r.refuse(ctx, in, pl, fault.Forbidden, "the room does not accept this message from you")
+}
+
+// sent notes an accepted message: from here on it has its place among the others.
+func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wire.SubmitMessageResponse) error {
+	id := content.ID(pl.Content, uri(in.Actor), r.uri, [16]byte(pl.Salt))
+	e := &eventRow{Kind: adapter.Message, TS: int64(res.AcceptedTimestamp), ID: id[:], Sender: in.Actor, Content: pl.Content,
+		Local: r.view.local(r.c.cfg.Domain, in.Epoch)}
+	if res.Frank != nil {
+		e.Frank = res.Frank.Marshal()
+	}
+	e.from(&originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint})
+	e.then = r.newMessage(e)
+	ch := &change{events: []*eventRow{e}}
+	ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, in.Seq, store.IntentDone) })
+	if err := r.commit(ctx, ch); err != nil {
+		return err
+	}
+	r.c.Counters.Sent.Add(1)
+	r.log.Debug().Str("event", "sent").Hex("message_id", id[:]).Int("bytes", len(in.Request)).Uint64("ts", res.AcceptedTimestamp).Msg("message accepted by the hub")
+	return nil
+}
+
+// invite adds a user: their KeyPackages are claimed through the hub, then one commit puts them into the participant
+// list and their clients into the group.
+func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
+	target := uri(pl.Target)
+	listed := r.pol.Participants.Index(target) >= 0
+	if listed && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
+		u, _, err := policy.LeafUser(m.Node)
+		return err == nil && u == target
+	}) {
+		return true, r.refuse(ctx, in, pl, fault.Conflict, "this user is in the room already")
+	}
+	by, err := r.c.identity(ctx, uri(in.Actor))
+	if err != nil {
+		return false, err
+	}
+	kps, err := r.claim(ctx, by, target)
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, nil
+		}
+		if fault.Temporary(err) {
+			return r.deferIntent(ctx, in, pl, err)
+		}
+		return true, r.refuse(ctx, in, pl, fault.KindOf(err), fault.Public(err))
+	}
+	var proposals []mls.Proposal
+	if !listed {
+		update := policy.AddParticipantUpdate(r.pol, []policy.Participant{{User: target, Role: policy.RoleOrdinaryUser}})
+		proposals = append(proposals, mls.Proposal{Body: &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update}})
+	}
+	for _, kp := range kps {
+		proposals = append(proposals, mls.Proposal{Body: &mls.Add{KeyPackage: *kp}})
+	}
+	return true, r.startCommit(ctx, leaf, proposals, in)
+}
+
+// removal returns the proposals that end a user's participation, but for the leaf without.
+func (r *room) removal(user string, without int) ([]mls.Proposal, error) {
+	target := uri(user)
+	update, err := policy.RemoveParticipantUpdate(r.pol, target)
+	if err != nil {
+		return nil, err
+	}
+	proposals := []mls.Proposal{{Body: &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update}}}
+	for _, m := range r.g.Members() {
+		if u, _, err := policy.LeafUser(m.Node); err == nil && u == target && int(m.Leaf) != without {
+			proposals = append(proposals, mls.Proposal{Body: &mls.Remove{Removed: m.Leaf}})
+		}
+	}
+	return proposals, nil
+}
+
+// remove ends somebody else's participation by a commit.
+func (r *room) remove(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) error {
+	proposals, err := r.removal(pl.Target, -1)
+	if err != nil {
+		return r.refuse(ctx, in, pl, fault.NotFound, "this user is not in the room")
+	}
+	return r.startCommit(ctx, leaf, proposals, in)
+}
+
+// leave sends one bundle: SelfRemove for the leaf, Remove for the user's other leaves, and the change of the participant
+// list. Others commit it.
+func (r *room) leave(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) error {
+	proposals, err := r.removal(in.Actor, int(leaf))
+	if err != nil {
+		return r.refuse(ctx, in, pl, fault.NotFound, "you are not in this room")
+	}
+	proposals = append([]mls.Proposal{{Body: &mls.SelfRemove{}}}, proposals...)
+	req := &wire.UpdateRequest{}
+	for _, p := range proposals {
+		m, _, err := r.g.Propose(leaf, p, emptyAAD)
+		if err != nil {
+			r.drop()
+			return fmt.Errorf("client: propose in %s: %w", r.id, err)
+		}
+		if req.Message == nil {
+			req.Message = m
+		} else {
+			req.MoreProposals = append(req.MoreProposals, m)
+		}
+	}
+	p := &store.Pending{Kind: pendingProposals, Request: req.Marshal(), Created: r.now().UnixMilli()}
+	err = r.storePending(ctx, p, in, r.g.Epoch())
+	r.drop() // they count only once the hub has accepted them
+	return err
+}

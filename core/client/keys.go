@@ -1,0 +1,212 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/core/wire"
+)
+
+// identity is a local user's MLS client.
+type identity struct {
+	user, client mimiuri.URI
+	key          *mls.SignatureKey
+}
+
+func (i *identity) credential() mls.Credential { return mls.BasicCredential([]byte(i.client.String())) }
+
+// identity reads a local user's identity, or makes it when it is first needed.
+func (c *Client) identity(ctx context.Context, user mimiuri.URI) (*identity, error) {
+	id := user.String()
+	var row *store.Identity
+	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		row, err = tx.Identity(id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if row == nil {
+		key, err := mls.GenerateSignatureKey(rand.Reader, Suite)
+		if err != nil {
+			return nil, err
+		}
+		secret, err := key.MarshalBinary()
+		if err != nil {
+			return nil, err
+		}
+		name := "console"
+		if len(c.cfg.Adapters) > 0 {
+			name = c.cfg.Adapters[0].Name()
+		}
+		row = &store.Identity{User: id, Device: newDevice(name), Suite: uint16(Suite), Secret: secret}
+		err = c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+			if err := tx.InsertIdentity(row); err != nil {
+				return err
+			}
+			row, err = tx.Identity(id) // somebody may have been faster
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	key := new(mls.SignatureKey)
+	if err := key.UnmarshalBinary(row.Secret); err != nil {
+		return nil, err
+	}
+	return &identity{user: user, client: policy.ClientURI(user, row.Device), key: key}, nil
+}
+
+// leafOptions is what a new leaf of the identity says of itself.
+func (i *identity) leafOptions() mls.LeafOptions {
+	return mls.LeafOptions{Credential: i.credential(), Signature: i.key, Extensions: leafExtensions()}
+}
+
+func leafExtensions() mls.Extensions { return mls.Extensions{policy.LeafAppData().Extension()} }
+
+// KeyMaterial implements port.Keys: KeyPackages are made on demand, each for one request.
+func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error) {
+	req, err := wire.ParseKeyMaterialRequest(body)
+	if err != nil {
+		return nil, fault.Wrap(fault.Malformed, "the KeyMaterialRequest cannot be read", err)
+	}
+	if err := req.Verify(); err != nil {
+		return nil, fault.Wrap(fault.Forbidden, "the request's signature does not verify", err)
+	}
+	user, _, err := policy.LeafUser(&mls.LeafNode{Credential: req.Credential})
+	switch {
+	case req.TargetUser != target || target.Kind != mimiuri.User:
+		return nil, fault.New(fault.Malformed, "path and body name different users")
+	case target.Domain != c.cfg.Domain:
+		return nil, fault.New(fault.NotFound, "this provider has no such users")
+	case err != nil || user != req.RequestingUser:
+		return nil, fault.New(fault.Forbidden, "the credential is not the requesting user's")
+	case !req.RoomID.IsZero() && req.RoomID.Domain != from:
+		return nil, fault.New(fault.Forbidden, "key material for a room is asked for by its hub")
+	case req.RoomID.IsZero() && user.Domain != from:
+		return nil, fault.New(fault.Forbidden, "the requester is not of the asking provider")
+	}
+	answer := func(code wire.KeyMaterialUserCode) ([]byte, error) {
+		return (&wire.KeyMaterialResponse{Protocol: wire.MLS10, UserStatus: code, UserURI: target}).Marshal(), nil
+	}
+	ok := false
+	for _, s := range req.Suites {
+		ok = ok || s == Suite
+	}
+	if !ok {
+		return answer(wire.IncompatibleProtocol)
+	}
+	exists := false
+	for _, a := range c.cfg.Adapters {
+		if exists, err = a.LocalUser(ctx, target); err != nil {
+			return nil, fault.Wrap(fault.Unavailable, "it cannot be said now; please try again", err)
+		}
+	}
+	if !exists {
+		// noConsent is the catch-all: who asks does not learn whether there is such a user.
+		return answer(wire.NoConsent)
+	}
+	id, err := c.identity(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	now := c.cfg.Now()
+	kp, secrets, err := mls.NewKeyPackage(c.cfg.MLS, Suite, mls.KeyPackageOptions{
+		Credential: id.credential(), Signature: id.key, LeafExtensions: leafExtensions(),
+		Lifetime: &mls.Lifetime{NotBefore: uint64(now.Add(-time.Hour).Unix()), NotAfter: uint64(now.Add(keyPackageLife).Unix())},
+	})
+	if err != nil {
+		return nil, err
+	}
+	ref, err := kp.Ref(Suite)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := secrets.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	room := req.RoomID.String()
+	exhausted := false
+	err = c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		n, err := tx.CountKeyPackages(from, target.String())
+		if err != nil {
+			return err
+		}
+		if exhausted = n >= maxOutstanding; exhausted {
+			return nil
+		}
+		return tx.InsertKeyPackage(&store.KeyPackage{Ref: ref, User: target.String(), Room: room, Peer: from,
+			Package: tlspl.Marshal(kp), Secret: secret, Expires: now.Add(keyPackageLife).UnixMilli()})
+	})
+	if err != nil {
+		return nil, err
+	}
+	res := &wire.KeyMaterialResponse{Protocol: wire.MLS10, UserStatus: wire.KeyMaterialSuccess, UserURI: target,
+		Clients: []wire.ClientKeyMaterial{{Status: wire.ClientSuccess, ClientURI: id.client, KeyPackage: kp}}}
+	if exhausted {
+		c.cfg.Log.Warn().Str("peer", from).Msg("a peer has claimed too many key packages of one user without using them")
+		res.UserStatus = wire.KeyMaterialPartial
+		res.Clients = []wire.ClientKeyMaterial{{Status: wire.ClientExhausted, ClientURI: id.client}}
+	}
+	return res.Marshal(), nil
+}
+
+// claim asks for a user's KeyPackages, through the room's hub.
+func (r *room) claim(ctx context.Context, by *identity, target mimiuri.URI) ([]*mls.KeyPackage, error) {
+	req := &wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: by.user, TargetUser: target, RoomID: r.uri,
+		Suites: []mls.CipherSuite{r.g.CipherSuite()}, Required: requiredCapabilities(), SignatureKey: by.key.Public(), Credential: by.credential()}
+	if err := req.Sign(by.key); err != nil {
+		return nil, err
+	}
+	b, err := r.c.cfg.Hub.KeyMaterial(ctx, r.c.cfg.Domain, r.uri, target, req.Marshal())
+	if err != nil {
+		return nil, err
+	}
+	res, err := wire.ParseKeyMaterialResponse(b)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the other provider's answer cannot be read", err)
+	}
+	switch res.UserStatus {
+	case wire.KeyMaterialSuccess, wire.KeyMaterialPartial:
+	case wire.UserUnknown, wire.UserDeleted:
+		return nil, fault.New(fault.NotFound, "there is no such user")
+	case wire.NoConsent, wire.NoConsentForThisRoom:
+		return nil, fault.New(fault.Forbidden, "there is no such user, or they do not want to be added to rooms")
+	default:
+		return nil, fault.New(fault.Forbidden, "this user's software is not compatible with this room")
+	}
+	var kps []*mls.KeyPackage
+	for _, c := range res.Clients {
+		if c.KeyPackage == nil {
+			continue
+		}
+		if err := c.KeyPackage.Verify(r.c.cfg.MLS); err != nil {
+			return nil, fault.Wrap(fault.Unavailable, "the other provider's key material is not valid", err)
+		}
+		if u, _, err := policy.LeafUser(&c.KeyPackage.LeafNode); err != nil || u != target {
+			return nil, fault.New(fault.Forbidden, "the other provider's key material is another user's")
+		}
+		kps = append(kps, c.KeyPackage)
+	}
+	if len(kps) == 0 {
+		return nil, &fault.Error{Kind: fault.Limited, Message: "this user's clients cannot be added now; please try later", RetryAfter: time.Minute}
+	}
+	return kps, nil
+}
+
+func requiredCapabilities() mls.RequiredCapabilities {
+	return mls.RequiredCapabilities{
+		Extensions:  []mls.ExtensionType{mls.ExtensionAppDataDictionary},
+		Proposals:   []mls.ProposalType{mls.ProposalAppDataUpdate, mls.ProposalSelfRemove},
+		Credentials: []mls.CredentialType{mls.CredentialBasic},
+	}
+}

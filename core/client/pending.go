@@ -1,0 +1,424 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/core/wire"
+)
+
+// Kinds of pending requests.
+const (
+	pendingCreate    = iota + 1 // the room at its own hub; Request is GroupInfo and tree
+	pendingCommit               // Next: the epoch after it
+	pendingProposals            // a bundle of proposals
+	pendingExternal             // an external commit; Next: the group after it
+)
+
+var emptyAAD = mls.MarshalSafeAAD(nil)
+
+// commitProposals commits what others have proposed, if a local client may and it is time.
+func (r *room) commitProposals(ctx context.Context) (more bool, err error) {
+	if r.g == nil || len(r.g.Proposals()) == 0 {
+		r.commitAt = time.Time{}
+		return false, nil
+	}
+	leaves, _ := r.leaving()
+	for _, l := range r.g.LocalLeaves() {
+		if leaves[l] {
+			continue
+		}
+		if !r.atHub() {
+			if r.commitAt.IsZero() {
+				r.commitAt = r.now().Add(r.c.cfg.CommitDelay())
+				r.wakeAt(r.commitAt)
+			}
+			if r.now().Before(r.commitAt) {
+				return false, nil
+			}
+		}
+		return true, r.startCommit(ctx, l, nil, nil)
+	}
+	return false, nil
+}
+
+// startCommit makes a commit by a local leaf, with proposals of its own by value, and stores it before it is sent.
+func (r *room) startCommit(ctx context.Context, leaf mls.LeafIndex, proposals []mls.Proposal, intent *store.Intent) error {
+	out, err := r.g.Commit(leaf, mls.CommitOptions{Proposals: proposals, AAD: emptyAAD})
+	if err != nil {
+		r.drop()
+		return fmt.Errorf("client: commit in %s: %w", r.id, err)
+	}
+	req := &wire.UpdateRequest{Message: out.Message, Welcome: out.Welcome, GroupInfo: wire.GroupInfoOption{Full: out.GroupInfo}, Tree: *mls.FullTree(out.Tree)}
+	p := &store.Pending{Kind: pendingCommit, Request: req.Marshal(), Next: out.Pending, Tag: out.ConfirmationTag, Hash: hashOf(out.Message), Created: r.now().UnixMilli()}
+	return r.storePending(ctx, p, intent, r.g.Epoch())
+}
+
+func (r *room) storePending(ctx context.Context, p *store.Pending, intent *store.Intent, epoch uint64) error {
+	ch := &change{}
+	ch.do(func(tx *store.Tx) error {
+		if intent != nil {
+			p.Intents = []uint64{intent.Seq}
+			if err := tx.SetIntent(&store.Intent{Room: r.id, Seq: intent.Seq, Status: store.IntentSent, Epoch: epoch}); err != nil {
+				return err
+			}
+		}
+		return tx.PutPending(r.id, p)
+	})
+	if err := r.commit(ctx, ch); err != nil {
+		return err
+	}
+	r.pending = p
+	return nil
+}
+
+// sendPending sends the request under way, the same octets each time, and acts on the answer.
+func (r *room) sendPending(ctx context.Context) (more bool, err error) {
+	p := r.pending
+	if p.Kind == pendingCreate {
+		return r.sendCreate(ctx)
+	}
+	b, err := r.c.cfg.Hub.Update(ctx, r.c.cfg.Domain, r.uri, p.Request)
+	if err != nil {
+		if fault.Temporary(err) || ctx.Err() != nil {
+			r.hubFailed("update", err)
+			return false, nil
+		}
+		return true, r.refusePending(ctx, fault.KindOf(err), fault.Public(err))
+	}
+	r.hubReached()
+	res, err := wire.ParseUpdateRoomResponse(b)
+	if err != nil {
+		r.hubFailed("update", err)
+		return false, nil
+	}
+	switch res.Code {
+	case wire.UpdateSuccess:
+		ch := &change{ts: int64(res.AcceptedTimestamp)}
+		switch p.Kind {
+		case pendingCommit:
+			return true, r.merge(ctx, ch, nil)
+		case pendingExternal:
+			return true, r.mergeExternal(ctx, ch)
+		}
+		return true, r.proposed(ctx, ch)
+	case wire.WrongEpoch:
+		return r.overtaken(ctx, res.CurrentEpoch)
+	case wire.InvalidProposal:
+		// A proposal that we have not seen yet, or that the hub has not: wait for the fanout and make it anew.
+		r.log.Info().Str("says", res.Description).Msg("the hub has other pending proposals; the commit is made anew")
+		ch := &change{}
+		r.undoPending(ch)
+		r.pauseHub(time.Second)
+		err := r.commit(ctx, ch)
+		r.drop()
+		return err == nil, err
+	}
+	return true, r.refusePending(ctx, fault.Forbidden, res.Description)
+}
+
+// overtaken handles wrongEpoch: the commit between is in the inbox soon. If it does not come, it may have been ours.
+func (r *room) overtaken(ctx context.Context, current uint64) (more bool, err error) {
+	p := r.pending
+	if p.Kind == pendingExternal || p.Kind == pendingProposals {
+		ch := &change{}
+		r.undoPending(ch)
+		if p.Kind == pendingProposals {
+			r.ahead()
+		}
+		r.pauseHub(minPause)
+		return true, r.commit(ctx, ch)
+	}
+	r.ahead()
+	if r.now().Sub(r.wrongEpoch) < groupInfoWait {
+		r.pauseHub(minPause)
+		return false, nil
+	}
+	info, err := r.fetch(ctx, r.someLocalUser())
+	if err != nil {
+		r.hubFailed("groupInfo", err)
+		return false, nil
+	}
+	if info.GroupInfo.GroupContext.Epoch == r.g.Epoch()+1 && string(info.GroupInfo.ConfirmationTag) == string(p.Tag) {
+		return true, r.merge(ctx, &change{ts: r.now().UnixMilli()}, nil)
+	}
+	if current <= r.g.Epoch() {
+		r.log.Error().Uint64("hub_epoch", current).Uint64("epoch", r.g.Epoch()).Msg("the hub is in an earlier epoch than this provider: it has lost state")
+	}
+	return true, r.resync(ctx, "the hub's commits did not arrive")
+}
+
+// merge takes our own commit into effect.
+func (r *room) merge(ctx context.Context, ch *change, external []*mls.MLSMessage) error {
+	p := r.pending
+	ch.full = true
+	req, err := wire.ParseUpdateRequest(p.Request)
+	if err != nil {
+		return err
+	}
+	if leaf := req.Message.PublicMessage.Content.Sender; leaf.Type == mls.SenderMember {
+		if n := r.g.Leaf(leaf.Leaf); n != nil {
+			if u, _, err := policy.LeafUser(n); err == nil {
+				ch.actor = u
+			}
+		}
+	}
+	if len(p.Intents) == 0 { // only what others had proposed: keep their name
+		for _, q := range r.g.Proposals() {
+			if q.Sender.Type == mls.SenderMember {
+				if u, _, err := policy.LeafUser(r.g.Leaf(q.Sender.Leaf)); err == nil {
+					ch.actor = u
+				}
+			}
+		}
+	}
+	staged, err := r.g.MergePending(p.Next)
+	if err != nil {
+		r.drop()
+		return fmt.Errorf("client: merge own commit in %s: %w", r.id, err)
+	}
+	r.c.Counters.Commits.Add(1)
+	ch.out = staged != nil && staged.SelfRemoved
+	r.pending = nil
+	for _, m := range external {
+		r.takeProposal(ch, m)
+	}
+	if err := r.endPending(ctx, ch, p); err != nil {
+		return err
+	}
+	return r.commitEpoch(ctx, ch)
+}
+
+// endPending ends the intents of an accepted request, and gives their origin to the event about whom they concern.
+func (r *room) endPending(ctx context.Context, ch *change, p *store.Pending) error {
+	ch.do(func(tx *store.Tx) error { return tx.DropPending(r.id) })
+	for _, seq := range p.Intents {
+		in, pl, err := r.intent(ctx, seq)
+		if err != nil {
+			return err
+		}
+		if in == nil {
+			continue
+		}
+		if in.Adapter != "" {
+			ch.origin = &originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint}
+		}
+		ch.subject = uri(in.Actor)
+		if pl.Target != "" {
+			ch.subject = uri(pl.Target)
+		}
+		if ch.actor.IsZero() {
+			ch.actor = uri(in.Actor)
+		}
+		ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, seq, store.IntentDone) })
+	}
+	return nil
+}
+
+// proposed takes an accepted bundle of our own proposals into the pending ones.
+func (r *room) proposed(ctx context.Context, ch *change) error {
+	p := r.pending
+	req, err := wire.ParseUpdateRequest(p.Request)
+	if err != nil {
+		return err
+	}
+	ch.full = true
+	for _, m := range append([]*mls.MLSMessage{req.Message}, req.MoreProposals...) {
+		r.takeProposal(ch, m)
+	}
+	r.pending = nil
+	if err := r.endPending(ctx, ch, p); err != nil {
+		return err
+	}
+	leaves, _ := r.leaving()
+	everybody := true
+	for _, m := range r.g.Members() {
+		everybody = everybody && leaves[m.Leaf]
+	}
+	ch.out = everybody // the last member: nobody will commit this, the hub closes the room
+	return r.commit(ctx, ch)
+}
+
+// refusePending gives up the request under way for good and tells those who wanted it.
+func (r *room) refusePending(ctx context.Context, kind fault.Kind, why string) error {
+	p := r.pending
+	r.log.Info().Str("why", why).Msg("the hub refuses a request")
+	ch := &change{}
+	for _, seq := range p.Intents {
+		in, pl, err := r.intent(ctx, seq)
+		if err != nil {
+			return err
+		}
+		if in != nil {
+			r.refusal(ch, in, pl, kind, why)
+		}
+	}
+	ch.do(func(tx *store.Tx) error { return tx.DropPending(r.id) })
+	if len(p.Intents) == 0 {
+		// Nobody asked for it: a commit of others' proposals, or a resync. It is made anew, but not at once.
+		r.pauseHub(5 * time.Second)
+	}
+	err := r.commit(ctx, ch)
+	r.drop()
+	return err
+}
+
+// refusal ends an intent for good with an event that says why.
+func (r *room) refusal(ch *change, in *store.Intent, pl *payload, kind fault.Kind, why string) {
+	r.c.Counters.Refused.Add(1)
+	seq := in.Seq
+	ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, seq, store.IntentRefused) })
+	delete(r.deferred, seq)
+	if in.Adapter == "" {
+		return // our own, see internalJoin
+	}
+	e := &eventRow{Kind: adapter.Refused, TS: r.now().UnixMilli(), Intent: pl.Kind, Actor: in.Actor, Target: pl.Target,
+		ID: in.MessageID, Fault: kind, Message: why, Local: []string{in.Actor}}
+	e.from(&originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint})
+	ch.events = append(ch.events, e)
+}
+
+func (r *room) refuse(ctx context.Context, in *store.Intent, pl *payload, kind fault.Kind, why string) error {
+	ch := &change{}
+	r.refusal(ch, in, pl, kind, why)
+	return r.commit(ctx, ch)
+}
+
+// startCreate makes the group of a new room and stores it before the hub is told.
+func (r *room) startCreate(ctx context.Context, in *store.Intent, pl *payload) error {
+	if r.g != nil || r.row.Status != store.ClientNew {
+		return r.refuse(ctx, in, pl, fault.Conflict, "a room of this name exists already")
+	}
+	creator := uri(in.Actor)
+	id, err := r.c.identity(ctx, creator)
+	if err != nil {
+		return err
+	}
+	agents, err := r.c.cfg.Rooms.Prepare(ctx, r.uri)
+	if err != nil {
+		return err
+	}
+	dict, err := policy.Cooperative(policy.RoomOptions{Room: r.uri, Creator: creator, Name: pl.Name, FrankingAgent: agents.Franking.Marshal()})
+	if err != nil {
+		return r.refuse(ctx, in, pl, fault.Malformed, "the room cannot be made in this form")
+	}
+	caps := requiredCapabilities()
+	g, err := mls.CreateGroup(r.c.cfg.MLS, mls.CreateOptions{
+		Suite: Suite, GroupID: []byte(r.uri.GroupOf().String()), Leaf: id.leafOptions(),
+		Extensions: mls.Extensions{caps.Extension(), mls.ExternalSendersExtension([]mls.ExternalSender{agents.Sender}), dict.Extension()},
+	})
+	if err != nil {
+		return fmt.Errorf("client: create %s: %w", r.id, err)
+	}
+	info, err := g.GroupInfo(g.LocalLeaves()[0])
+	if err != nil {
+		return err
+	}
+	state, err := g.MarshalEpoch()
+	if err != nil {
+		return err
+	}
+	w := tlspl.NewWriter()
+	w.Opaque(tlspl.Marshal(info))
+	w.Opaque(tlspl.Marshal(g.Tree()))
+	return r.storePending(ctx, &store.Pending{Kind: pendingCreate, Request: w.Bytes(), Next: state, Created: r.now().UnixMilli()}, in, 0)
+}
+
+func (r *room) sendCreate(ctx context.Context) (more bool, err error) {
+	p := r.pending
+	rd := tlspl.NewReader(p.Request)
+	info, tree := rd.Opaque(), rd.Opaque()
+	if err := rd.Done(); err != nil {
+		return false, err
+	}
+	g, err := mls.LoadGroup(r.c.cfg.MLS, p.Next, func(func(mls.RatchetRow) bool) {})
+	if err != nil {
+		return false, err
+	}
+	creator, _, err := policy.LeafUser(g.Leaf(g.LocalLeaves()[0]))
+	if err != nil {
+		return false, err
+	}
+	switch err := r.c.cfg.Rooms.Create(ctx, r.uri, creator, info, tree); {
+	case err == nil:
+	case fault.Temporary(err):
+		r.hubFailed("create", err)
+		return false, nil
+	default:
+		return true, r.refusePending(ctx, fault.KindOf(err), fault.Public(err))
+	}
+	r.hubReached()
+	return true, r.adoptNext(ctx, g, &change{ts: r.now().UnixMilli(), actor: creator})
+}
+
+// adoptNext takes a group that a pending request led to as the room's.
+func (r *room) adoptNext(ctx context.Context, g *mls.Group, ch *change) error {
+	p := r.pending
+	pol, err := policy.ParseState(g.AppData())
+	if err != nil {
+		return err
+	}
+	r.g, r.pol, r.pending = g, pol, nil
+	ch.full = true
+	if err := r.endPending(ctx, ch, p); err != nil {
+		return err
+	}
+	return r.commitEpoch(ctx, ch)
+}
+
+// fetch asks the hub for the group's current GroupInfo and tree, as a local user.
+func (r *room) fetch(ctx context.Context, user mimiuri.URI) (*wire.GroupInfoRatchetTree, error) {
+	if user.IsZero() {
+		return nil, fault.New(fault.NotFound, "no local user is in the room")
+	}
+	id, err := r.c.identity(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	priv, pub, err := mls.GenerateHPKEKey(Suite)
+	if err != nil {
+		return nil, err
+	}
+	req := &wire.GroupInfoRequest{Protocol: wire.MLS10, Suite: Suite, SignatureKey: id.key.Public(), Credential: id.credential(), PublicKey: pub}
+	if err := req.Sign(id.key); err != nil {
+		return nil, err
+	}
+	b, err := r.c.cfg.Hub.GroupInfo(ctx, r.c.cfg.Domain, r.uri, req.Marshal())
+	if err != nil {
+		return nil, err
+	}
+	res, err := wire.ParseGroupInfoResponse(b)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the hub's answer cannot be read", err)
+	}
+	if res.Status != wire.GroupInfoSuccess {
+		return nil, fault.New(fault.Forbidden, "the room does not exist, or does not let this user in")
+	}
+	if err := res.Verify(); err != nil || string(res.HubSender.Credential.Identity) != r.uri.Provider().String() {
+		return nil, fault.Wrap(fault.Unavailable, "the hub's answer is not signed by the hub", errors.Join(err))
+	}
+	info, err := res.Open(priv)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the hub's answer cannot be decrypted", err)
+	}
+	return info, nil
+}
+
+// someLocalUser names a local participant, the zero URI if there is none.
+func (r *room) someLocalUser() mimiuri.URI {
+	for _, m := range r.view.Members {
+		if u := uri(m.User); u.Domain == r.c.cfg.Domain {
+			return u
+		}
+	}
+	return mimiuri.URI{}
+}

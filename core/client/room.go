@@ -1,0 +1,343 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
+)
+
+// room is the state that a room's goroutine owns. Nothing else touches it.
+type room struct {
+	c   *Client
+	id  string
+	uri mimiuri.URI
+	log zerolog.Logger
+
+	// What follows mirrors the disk; row == nil: not loaded.
+	row     *store.ClientRoom
+	g       *mls.Group    // nil while there is no group state
+	pol     *policy.State // of the epoch
+	view    *view         // as stored
+	pending *store.Pending
+
+	// What follows is only timing; losing it costs a delay.
+	hubAfter   time.Time            // no request to the hub before
+	hubPause   time.Duration        // the last pause
+	commitAt   time.Time            // when to commit the proposals of others; zero: no such thing
+	deferred   map[uint64]time.Time // intents that wait for somebody who cannot be reached
+	wrongEpoch time.Time            // since when the hub has been in another epoch without telling
+	failures   int
+}
+
+func newRoom(c *Client, id string) *room {
+	uri, _ := mimiuri.ParseKind(id, mimiuri.Room) // only parsed URIs become keys
+	return &room{c: c, id: id, uri: uri, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}}
+}
+
+// drop forgets the mirrored state, so that it is read from disk again: after a failure to write, and after anything
+// was tried on the group that did not happen.
+func (r *room) drop() { r.row, r.g, r.pol, r.view, r.pending = nil, nil, nil, nil, nil }
+
+func (r *room) now() time.Time { return r.c.cfg.Now() }
+
+// atHub reports whether this provider keeps the room.
+func (r *room) atHub() bool { return r.uri.Domain == r.c.cfg.Domain }
+
+func (r *room) load(ctx context.Context) error {
+	if r.row != nil {
+		return nil
+	}
+	var row *store.ClientRoom
+	var ratchets []store.Ratchet
+	var pending *store.Pending
+	err := r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if row, err = tx.ClientRoom(r.id); err != nil || row == nil {
+			return err
+		}
+		if ratchets, err = tx.Ratchets(r.id); err != nil {
+			return err
+		}
+		pending, err = tx.Pending(r.id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if row == nil {
+		return fault.New(fault.NotFound, "this room is not known here")
+	}
+	v, err := parseView(row.View)
+	if err != nil {
+		return err
+	}
+	if row.State != nil {
+		g, err := mls.LoadGroup(r.c.cfg.MLS, row.State, func(yield func(mls.RatchetRow) bool) {
+			for _, x := range ratchets {
+				if !yield(mls.RatchetRow{Epoch: x.Epoch, Leaf: mls.LeafIndex(x.Leaf), Kind: x.Kind, Data: x.Data}) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("client: group state of %s: %w", r.id, err)
+		}
+		if r.pol, err = policy.ParseState(g.AppData()); err != nil {
+			return fmt.Errorf("client: policy of %s: %w", r.id, err)
+		}
+		r.g = g
+	}
+	r.row, r.view, r.pending = row, v, pending
+	return nil
+}
+
+// step works until there is nothing to do now. It is what the room's goroutine runs whenever something may have
+// come.
+func (r *room) step() {
+	ctx := r.c.running()
+	for ctx != nil && ctx.Err() == nil {
+		more, err := r.once(ctx)
+		if err != nil {
+			r.drop()
+			if ctx.Err() != nil {
+				return
+			}
+			if fault.Is(err, fault.NotFound) {
+				r.log.Debug().Err(err).Msg("nothing to do for this room")
+				return
+			}
+			r.failures++
+			pause := min(minPause<<min(r.failures, 8), maxPause)
+			r.log.Error().Err(err).Dur("again_in", pause).Msg("a step of the room failed; it is tried again")
+			r.wakeAt(r.now().Add(pause))
+			return
+		}
+		r.failures = 0
+		if !more {
+			return
+		}
+	}
+}
+
+// wakeAt has step run at a time.
+func (r *room) wakeAt(t time.Time) {
+	time.AfterFunc(max(time.Until(t), 0), func() { r.c.step(r.id) })
+}
+
+// once does one thing; more is false if there is nothing to do now.
+func (r *room) once(ctx context.Context) (more bool, err error) {
+	if err := r.load(ctx); err != nil {
+		return false, err
+	}
+	if more, err := r.inbox(ctx); more || err != nil {
+		return more, err
+	}
+	if now := r.now(); now.Before(r.hubAfter) {
+		return false, nil // wakeAt was set with hubAfter
+	}
+	if r.pending != nil {
+		return r.sendPending(ctx)
+	}
+	if !r.wrongEpoch.IsZero() && r.now().Sub(r.wrongEpoch) >= 2*groupInfoWait {
+		return true, r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")
+	}
+	if more, err := r.commitProposals(ctx); more || err != nil {
+		return more, err
+	}
+	return r.intents(ctx)
+}
+
+// hubFailed notes that the hub could not be asked and sets the time of the next attempt.
+func (r *room) hubFailed(what string, err error) {
+	r.hubPause = min(max(minPause, 2*r.hubPause), maxPause)
+	var f *fault.Error
+	if errors.As(err, &f) && f.RetryAfter > 0 {
+		r.hubPause = min(f.RetryAfter, maxPause)
+	}
+	r.log.Warn().Err(err).Str("what", what).Dur("again_in", r.hubPause).Msg("the hub could not be asked; the request is kept")
+	r.pauseHub(r.hubPause)
+}
+
+func (r *room) pauseHub(d time.Duration) {
+	r.hubAfter = r.now().Add(d)
+	r.wakeAt(r.hubAfter)
+}
+
+func (r *room) hubReached() { r.hubPause, r.hubAfter = 0, time.Time{} }
+
+// change is what one step does to a room; commit writes it in one transaction.
+type change struct {
+	full  bool // the group changed beyond its ratchets: epoch, proposals
+	out   bool // no local leaf is left: forget the group
+	old   *view
+	ts    int64 // hub time of what happened, ms
+	actor mimiuri.URI
+	// What the change came from, if it was this provider's own intent: its origin goes to the event about
+	// subject.
+	origin  *originRef
+	subject mimiuri.URI
+
+	events []*eventRow
+	also   []func(*store.Tx) error
+}
+
+type originRef struct {
+	adapter, id, hint string
+}
+
+func (ch *change) do(fn func(*store.Tx) error) { ch.also = append(ch.also, fn) }
+
+// commit writes the group, the view and the events that the difference of views makes. After an error the
+// state in memory is gone and nothing has happened.
+func (r *room) commit(ctx context.Context, ch *change) error {
+	row := *r.row
+	var rows []mls.RatchetRow
+	v := r.view
+	if ch.full {
+		if ch.out {
+			row.Status, row.State = store.ClientOut, nil
+			gone := &view{Name: v.Name, Subject: v.Subject}
+			for _, m := range v.Members {
+				if u, err := mimiuri.Parse(m.User); err != nil || u.Domain != r.c.cfg.Domain {
+					gone.Members = append(gone.Members, m)
+				}
+			}
+			v = gone
+		} else {
+			pol, err := policy.ParseState(r.g.AppData())
+			if err != nil {
+				r.drop()
+				return fmt.Errorf("client: policy of %s: %w", r.id, err)
+			}
+			r.pol = pol
+			state, err := r.g.MarshalEpoch()
+			if err != nil {
+				r.drop()
+				return err
+			}
+			row.Status, row.State, row.Epoch = store.ClientJoined, state, r.g.Epoch()
+			v = makeView(pol, r.leavingUsers(), v, row.Epoch)
+		}
+		row.View = v.marshal()
+	}
+	if r.g != nil {
+		rows = r.g.TakeRatchets()
+	}
+	r.membership(ch, v, row.Epoch)
+	wake := len(ch.events) > 0
+	err := r.c.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		if ch.full {
+			if err := tx.PutClientState(&row); err != nil {
+				return err
+			}
+			if ch.out {
+				if err := tx.DeleteRatchets(r.id); err != nil {
+					return err
+				}
+			} else if past := uint64(r.c.pastEpochs()); row.Epoch > past {
+				if err := tx.ForgetSeen(r.id, row.Epoch-past); err != nil {
+					return err
+				}
+			}
+		}
+		if !ch.out {
+			for _, x := range rows {
+				if err := tx.PutRatchet(r.id, &store.Ratchet{Epoch: x.Epoch, Leaf: uint32(x.Leaf), Kind: x.Kind, Data: x.Data}); err != nil {
+					return err
+				}
+			}
+		}
+		for _, e := range ch.events {
+			if err := e.append(tx, r.id); err != nil {
+				return err
+			}
+		}
+		for _, fn := range ch.also {
+			if err := fn(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.drop()
+		return err
+	}
+	r.row, r.view = &row, v
+	if ch.out {
+		r.g, r.pol = nil, nil
+	}
+	if wake {
+		for _, a := range r.c.cfg.Adapters {
+			r.c.startDelivery(deliveryKey{adapter: a.Name(), room: r.id})
+		}
+	}
+	return nil
+}
+
+// leaving says which leaves and users have a removal pending.
+func (r *room) leaving() (leaves map[mls.LeafIndex]bool, users map[mimiuri.URI]bool) {
+	leaves, users = map[mls.LeafIndex]bool{}, map[mimiuri.URI]bool{}
+	for _, p := range r.g.Proposals() {
+		switch b := p.Proposal.Body.(type) {
+		case *mls.Remove:
+			leaves[b.Removed] = true
+		case *mls.SelfRemove:
+			leaves[p.Sender.Leaf] = true
+		case *mls.AppDataUpdate:
+			if b.ComponentID != policy.ComponentParticipantList {
+				continue
+			}
+			u, err := policy.ParseParticipantListUpdate(b.Update)
+			if err != nil {
+				continue
+			}
+			for _, i := range u.Removed {
+				if int(i) < len(r.pol.Participants) {
+					users[r.pol.Participants[i].User] = true
+				}
+			}
+		}
+	}
+	return leaves, users
+}
+
+func (r *room) leavingUsers() map[mimiuri.URI]bool {
+	_, users := r.leaving()
+	return users
+}
+
+// leaf finds the local leaf of a user; ok is false if there is none or it is leaving.
+func (r *room) leaf(user mimiuri.URI) (leaf mls.LeafIndex, ok bool) {
+	if r.g == nil {
+		return 0, false
+	}
+	leaves, _ := r.leaving()
+	for _, l := range r.g.LocalLeaves() {
+		if u, _, err := policy.LeafUser(r.g.Leaf(l)); err == nil && u == user && !leaves[l] {
+			return l, true
+		}
+	}
+	return 0, false
+}
+
+func (c *Client) pastEpochs() int {
+	if c.cfg.MLS.PastEpochs > 0 {
+		return c.cfg.MLS.PastEpochs
+	}
+	return 3
+}
+
+func hashOf(m *mls.MLSMessage) []byte {
+	h := sha256.Sum256(m.Bytes())
+	return h[:]
+}

@@ -1,0 +1,305 @@
+// Package core is a whole MIMI provider: the hub of its rooms, the clients of its users, the federation with other
+// providers, and the adapters that connect its network. It wires the packages below; the work is done there.
+package core
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/client"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/federation"
+	"github.com/mimibridge/mimibridge/core/hub"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/port"
+	"github.com/mimibridge/mimibridge/core/store"
+)
+
+// Config is what a provider is made of.
+type Config struct {
+	Domain string
+	// Store is where its state lies. Store.Domain is set by New. Each adapter's own database lies beside it.
+	Store store.Options
+	// Federation says how it reaches others and is reached. Domain, Log and Now are set by New.
+	Federation federation.Config
+	// Listen is the "host:port" of the federation listener; Listener, if set, is used instead.
+	Listen   string
+	Listener net.Listener
+	Adapters []adapter.Adapter
+	// Level says what a person of the network may do; nil: nobody may do anything.
+	Level func(networkID string) adapter.Level
+	Log   zerolog.Logger
+	Now   func() time.Time // nil: time.Now
+
+	// CommitDelay overrides how long a follower waits before it commits what others proposed, for tests.
+	CommitDelay func() time.Duration
+	// WrapHub, if set, is put around the way to the hubs of other providers, for tests that lose answers.
+	WrapHub func(port.Hub) port.Hub
+}
+
+// Provider runs. Make it with New.
+type Provider struct {
+	cfg    Config
+	store  *store.Store
+	Hub    *hub.Hub
+	Client *client.Client
+	fed    *federation.Client
+	server *federation.Server
+	hosts  []*host
+}
+
+// New opens the databases and wires everything. Nothing is served before Run. The caller must call Run or Close.
+func New(cfg Config) (*Provider, error) {
+	domain, err := mimiuri.NormalizeDomain(cfg.Domain)
+	if err != nil {
+		return nil, fmt.Errorf("core: domain %q: %w", cfg.Domain, err)
+	}
+	cfg.Domain, cfg.Store.Domain = domain, domain
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Level == nil {
+		cfg.Level = func(string) adapter.Level { return adapter.LevelNone }
+	}
+	p := &Provider{cfg: cfg}
+	ctx := context.Background()
+	if p.store, err = store.Open(ctx, cfg.Store); err != nil {
+		return nil, err
+	}
+	for _, a := range cfg.Adapters {
+		db, err := openAdapterDB(ctx, cfg.Store.Path, a.Name())
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+		p.hosts = append(p.hosts, &host{p: p, adapter: a, db: db, log: cfg.Log.With().Str("adapter", a.Name()).Logger()})
+	}
+
+	fc := cfg.Federation
+	fc.Domain, fc.Log, fc.Now = domain, cfg.Log.With().Str("part", "federation").Logger(), cfg.Now
+	p.fed = federation.NewClient(fc)
+	mc := &mls.Config{Now: cfg.Now, ApplyAppData: policy.ApplyAppData, VerifyCredential: verifyCredential}
+	r := &router{domain: domain, remoteHub: p.fed, remoteNotify: p.fed, remoteKeys: p.fed.Keys()}
+	if cfg.WrapHub != nil {
+		r.remoteHub = cfg.WrapHub(p.fed)
+	}
+	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
+		Log: cfg.Log.With().Str("part", "hub").Logger()})
+	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay})
+	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
+	if cfg.WrapHub != nil {
+		r.ownHub = cfg.WrapHub(p.Hub)
+	}
+	p.server = federation.NewServer(fc, p.Hub, p.Client, p.Client)
+	return p, nil
+}
+
+// verifyCredential is the identity rule of MIMI clients here: a leaf names a client of a user, an external sender
+// the room's hub.
+func verifyCredential(ctx mls.CredentialContext) error {
+	if ctx.Reason == mls.ReasonExternalSender {
+		_, err := mimiuri.ParseKind(string(ctx.Credential.Identity), mimiuri.Provider)
+		return err
+	}
+	user, _, err := policy.LeafUser(&mls.LeafNode{Credential: *ctx.Credential})
+	if err != nil {
+		return err
+	}
+	if ctx.Replaces != nil {
+		was, _, err := policy.LeafUser(ctx.Replaces)
+		if err != nil || was != user {
+			return errors.New("core: a leaf may not become another user's")
+		}
+	}
+	return nil
+}
+
+func openAdapterDB(ctx context.Context, path, name string) (*sql.DB, error) {
+	file := strings.TrimSuffix(path, filepath.Ext(path)) + "-" + name + ".db"
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("core: %w", err)
+	}
+	f.Close()
+	v := url.Values{"_pragma": {"busy_timeout(10000)", "foreign_keys(1)", "journal_mode(WAL)", "synchronous(FULL)"}, "_txlock": {"immediate"}}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?"+v.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("core: %w", err)
+	}
+	if err := db.PingContext(ctx); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("core: open %s: %w", file, err)
+	}
+	return db, nil
+}
+
+// Run serves until ctx is done and then stops in order: no new work, what is under way ends, the store closes. It
+// returns an error only if it could not serve.
+func (p *Provider) Run(ctx context.Context) error {
+	defer p.Close()
+	ln := p.cfg.Listener
+	if ln == nil {
+		var err error
+		if ln, err = net.Listen("tcp", p.cfg.Listen); err != nil {
+			return fmt.Errorf("core: federation listener: %w", err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	start := func(what string, fn func(context.Context) error) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("core: %s: %w", what, err))
+			}
+		}()
+	}
+	start("hub", p.Hub.Run)
+	start("client", p.Client.Run)
+	start("federation", func(ctx context.Context) error { return p.server.Serve(ctx, ln) })
+	for _, h := range p.hosts {
+		start(h.adapter.Name(), h.run)
+	}
+	p.cfg.Log.Info().Str("domain", p.cfg.Domain).Stringer("listen", ln.Addr()).Msg("provider is up")
+	<-ctx.Done()
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Close closes the databases of a provider that is not running. Run does it by itself.
+func (p *Provider) Close() error {
+	for _, h := range p.hosts {
+		h.db.Close()
+	}
+	if p.store != nil {
+		return p.store.Close()
+	}
+	return nil
+}
+
+// router leads each request to where the room, the user or the peer is: here or elsewhere.
+type router struct {
+	domain       string
+	ownHub       port.Hub
+	ownNotify    port.Notify
+	ownKeys      port.Keys
+	remoteHub    port.Hub
+	remoteNotify port.Notify
+	remoteKeys   port.Keys
+}
+
+func (r *router) hub(room mimiuri.URI) port.Hub {
+	if room.Domain == r.domain {
+		return r.ownHub
+	}
+	return r.remoteHub
+}
+
+func (r *router) KeyMaterial(ctx context.Context, from string, room, target mimiuri.URI, body []byte) ([]byte, error) {
+	return r.hub(room).KeyMaterial(ctx, from, room, target, body)
+}
+
+func (r *router) Update(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	return r.hub(room).Update(ctx, from, room, body)
+}
+
+func (r *router) Submit(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	return r.hub(room).Submit(ctx, from, room, body)
+}
+
+func (r *router) GroupInfo(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	return r.hub(room).GroupInfo(ctx, from, room, body)
+}
+
+func (r *router) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
+	if peer == r.domain {
+		return r.ownNotify.Notify(ctx, peer, room, body)
+	}
+	return r.remoteNotify.Notify(ctx, peer, room, body)
+}
+
+type keysRouter struct{ *router }
+
+func (r keysRouter) KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error) {
+	if target.Domain == r.domain {
+		return r.ownKeys.KeyMaterial(ctx, from, target, body)
+	}
+	return r.remoteKeys.KeyMaterial(ctx, from, target, body)
+}
+
+// host is what one adapter sees of the provider.
+type host struct {
+	p       *Provider
+	adapter adapter.Adapter
+	db      *sql.DB
+	log     zerolog.Logger
+}
+
+var _ adapter.Host = (*host)(nil)
+
+func (h *host) Domain() string                                   { return h.p.cfg.Domain }
+func (h *host) Level(id string) adapter.Level                    { return h.p.cfg.Level(id) }
+func (h *host) DB() *sql.DB                                      { return h.db }
+func (h *host) Log() zerolog.Logger                              { return h.log }
+func (h *host) Rooms(ctx context.Context) ([]mimiuri.URI, error) { return h.p.Client.Rooms(ctx) }
+
+func (h *host) Intake(ctx context.Context, in adapter.Intent) error {
+	return h.p.Client.Intake(ctx, h.adapter.Name(), in)
+}
+
+func (h *host) Room(ctx context.Context, room mimiuri.URI) (adapter.Room, bool, error) {
+	return h.p.Client.Room(ctx, room)
+}
+
+// run runs the adapter, and again after a failure.
+func (h *host) run(ctx context.Context) error {
+	pause := time.Second
+	for {
+		began := time.Now()
+		err := h.once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) > time.Minute {
+			pause = time.Second
+		}
+		h.log.Error().Err(err).Dur("again_in", pause).Msg("the adapter stopped; it is started again")
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+		pause = min(2*pause, time.Minute)
+	}
+}
+
+func (h *host) once(ctx context.Context) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			h.log.Error().Interface("panic", r).Bytes("stack", debug.Stack()).Msg("the adapter panicked")
+			err = fault.New(fault.Internal, "")
+		}
+	}()
+	return h.adapter.Run(ctx, h)
+}
