@@ -135,8 +135,19 @@ func (k stdKEM) seal(pub, info, aad, pt []byte) ([]byte, []byte, error) {
 	return enc, ct, err
 }
 
+// private takes a serialised private key. Some implementations strip leading
+// zeros of NIST scalars; they are put back.
+func (k stdKEM) private(b []byte) (hpke.PrivateKey, error) {
+	if short := k.nsk - len(b); short > 0 && k.kem.ID() != x25519KEM {
+		b = append(make([]byte, short, k.nsk), b...)
+	}
+	return k.kem.NewPrivateKey(b)
+}
+
+const x25519KEM = 0x0020
+
 func (k stdKEM) open(priv, enc, info, aad, ct []byte) ([]byte, error) {
-	sk, err := k.kem.NewPrivateKey(priv)
+	sk, err := k.private(priv)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +172,7 @@ func (k stdKEM) sendExport(pub []byte, context string, n int) ([]byte, []byte, e
 }
 
 func (k stdKEM) receiveExport(priv, enc []byte, context string, n int) ([]byte, error) {
-	sk, err := k.kem.NewPrivateKey(priv)
+	sk, err := k.private(priv)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +193,7 @@ func (k stdKEM) derive(ikm []byte) ([]byte, []byte, error) {
 }
 
 func (k stdKEM) public(priv []byte) ([]byte, error) {
-	sk, err := k.kem.NewPrivateKey(priv)
+	sk, err := k.private(priv)
 	if err != nil {
 		return nil, err
 	}

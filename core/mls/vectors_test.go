@@ -59,6 +59,20 @@ var vectorFiles = map[string]func(t *testing.T, raw json.RawMessage){
 	"crypto-basics.json":   vectorCryptoBasics,
 	"deserialization.json": vectorDeserialization,
 	"messages.json":        vectorMessages,
+
+	"key-schedule.json":                   vectorKeySchedule,
+	"message-protection.json":             vectorMessageProtection,
+	"passive-client-handling-commit.json": vectorPassive,
+	"passive-client-random.json":          vectorPassive,
+	"passive-client-welcome.json":         vectorPassive,
+	"psk_secret.json":                     vectorPSKSecret,
+	"secret-tree.json":                    vectorSecretTree,
+	"transcript-hashes.json":              vectorTranscriptHashes,
+	"tree-math.json":                      vectorTreeMath,
+	"tree-operations.json":                vectorTreeOperations,
+	"tree-validation.json":                vectorTreeValidation,
+	"treekem.json":                        vectorTreeKEM,
+	"welcome.json":                        vectorWelcome,
 }
 
 func TestVectors(t *testing.T) {
@@ -246,5 +260,586 @@ func vectorMessages(t *testing.T, raw json.RawMessage) {
 	}
 	if len(v) != len(kinds) {
 		t.Fatalf("%d of %d kinds", len(v), len(kinds))
+	}
+}
+
+func optionalNode(x *uint32, n nodeIndex) bool { return x != nil && *x == uint32(n) }
+
+func vectorTreeMath(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		NLeaves                      uint32 `json:"n_leaves"`
+		NNodes                       uint32 `json:"n_nodes"`
+		Root                         uint32
+		Left, Right, Parent, Sibling []*uint32
+	}
+	decode(t, raw, &v)
+	if v.NNodes != 2*v.NLeaves-1 || uint32(rootOf(v.NLeaves)) != v.Root || treeWidth(LeafIndex(v.NLeaves-1)) != v.NLeaves {
+		t.Fatalf("%d leaves: root %d", v.NLeaves, rootOf(v.NLeaves))
+	}
+	for x := nodeIndex(0); x < nodeIndex(v.NNodes); x++ {
+		if x.isLeaf() {
+			if v.Left[x] != nil || v.Right[x] != nil {
+				t.Fatalf("node %d has children", x)
+			}
+		} else if !optionalNode(v.Left[x], x.left()) || !optionalNode(v.Right[x], x.right()) {
+			t.Fatalf("children of %d: %d, %d", x, x.left(), x.right())
+		}
+		if x == rootOf(v.NLeaves) {
+			if v.Parent[x] != nil || v.Sibling[x] != nil {
+				t.Fatal("the root has a parent")
+			}
+		} else if !optionalNode(v.Parent[x], x.parent()) || !optionalNode(v.Sibling[x], x.sibling()) {
+			t.Fatalf("parent of %d: %d, sibling %d", x, x.parent(), x.sibling())
+		}
+		first, end := x.span()
+		for l := LeafIndex(0); l < LeafIndex(v.NLeaves); l++ {
+			below := false
+			for y := l.node(); ; y = y.parent() {
+				if y == x {
+					below = true
+				}
+				if y == rootOf(v.NLeaves) {
+					break
+				}
+			}
+			if below != (first <= l && l < end) {
+				t.Fatalf("span of %d: %d to %d", x, first, end)
+			}
+			if v.NLeaves > 64 {
+				break
+			}
+		}
+	}
+}
+
+func vectorSecretTree(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		SenderData  struct {
+			Secret     hexBytes `json:"sender_data_secret"`
+			Ciphertext hexBytes
+			Key, Nonce hexBytes
+		} `json:"sender_data"`
+		Encryption hexBytes `json:"encryption_secret"`
+		Leaves     [][]struct {
+			Generation       uint32
+			HandshakeKey     hexBytes `json:"handshake_key"`
+			HandshakeNonce   hexBytes `json:"handshake_nonce"`
+			ApplicationKey   hexBytes `json:"application_key"`
+			ApplicationNonce hexBytes `json:"application_nonce"`
+		}
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	key, nonce := s.senderDataKey(v.SenderData.Secret, v.SenderData.Ciphertext)
+	equal(t, "sender data key", key, v.SenderData.Key)
+	equal(t, "sender data nonce", nonce, v.SenderData.Nonce)
+	cfg := testConfig()
+	tree := newSecretTree(s, treeWidth(LeafIndex(len(v.Leaves)-1)), v.Encryption)
+	for l, gens := range v.Leaves {
+		for _, g := range gens {
+			for kind, want := range map[uint8][2]hexBytes{RatchetHandshake: {g.HandshakeKey, g.HandshakeNonce}, RatchetApplication: {g.ApplicationKey, g.ApplicationNonce}} {
+				st, err := tree.peek(cfg, LeafIndex(l), kind, g.Generation)
+				must(t, err)
+				tree.commit(st)
+				equal(t, "key", st.key, want[0])
+				equal(t, "nonce", st.nonce, want[1])
+				if _, err := tree.peek(cfg, LeafIndex(l), kind, g.Generation); err == nil {
+					t.Fatal("a consumed key was given out")
+				}
+			}
+		}
+	}
+}
+
+func vectorMessageProtection(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		GroupID     hexBytes    `json:"group_id"`
+		Epoch       uint64
+		TreeHash    hexBytes `json:"tree_hash"`
+		Confirmed   hexBytes `json:"confirmed_transcript_hash"`
+		Priv        hexBytes `json:"signature_priv"`
+		Pub         hexBytes `json:"signature_pub"`
+		Encryption  hexBytes `json:"encryption_secret"`
+		SenderData  hexBytes `json:"sender_data_secret"`
+		Membership  hexBytes `json:"membership_key"`
+
+		Proposal        hexBytes
+		ProposalPub     hexBytes `json:"proposal_pub"`
+		ProposalPriv    hexBytes `json:"proposal_priv"`
+		Commit          hexBytes
+		CommitPub       hexBytes `json:"commit_pub"`
+		CommitPriv      hexBytes `json:"commit_priv"`
+		Application     hexBytes
+		ApplicationPriv hexBytes `json:"application_priv"`
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	cfg := testConfig()
+	gc := &GroupContext{Version: MLS10, CipherSuite: v.CipherSuite, GroupID: v.GroupID, Epoch: v.Epoch, TreeHash: v.TreeHash, ConfirmedTranscriptHash: v.Confirmed}
+	context := tlspl.Marshal(gc)
+	key, err := NewSignatureKey(v.CipherSuite, v.Priv)
+	must(t, err)
+
+	content := func(c *FramedContent) []byte {
+		var w tlspl.Writer
+		c.marshalContent(&w)
+		return w.Bytes()
+	}
+	var app tlspl.Writer
+	app.Opaque(v.Application)
+	for _, c := range []struct {
+		kind      ContentType
+		raw       []byte
+		pub, priv []byte
+	}{
+		{ContentProposal, v.Proposal, v.ProposalPub, v.ProposalPriv},
+		{ContentCommit, v.Commit, v.CommitPub, v.CommitPriv},
+		{ContentApplication, app.Bytes(), nil, v.ApplicationPriv},
+	} {
+		open := func(b []byte, tree *secretTree) *AuthenticatedContent {
+			m, err := ParseMessage(b)
+			must(t, err)
+			var ac *AuthenticatedContent
+			if m.PublicMessage != nil {
+				must(t, s.verifyMembership(m.PublicMessage, v.Membership, context))
+				ac = m.PublicMessage.AuthenticatedContent()
+			} else {
+				sd, err := s.openSenderData(v.SenderData, m.PrivateMessage)
+				must(t, err)
+				var st *secretStep
+				ac, st, err = s.openPrivate(cfg, tree, sd, m.PrivateMessage)
+				must(t, err)
+				tree.commit(st)
+			}
+			must(t, verifyFramed(s, v.Pub, ac, context))
+			if ac.Content.Sender != (Sender{Type: SenderMember, Leaf: 1}) {
+				t.Fatalf("sender %v", ac.Content.Sender)
+			}
+			equal(t, "content", content(&ac.Content), c.raw)
+			return ac
+		}
+		fresh := func() *secretTree { return newSecretTree(s, 2, bytes.Clone(v.Encryption)) }
+		fc := FramedContent{GroupID: v.GroupID, Epoch: v.Epoch, Sender: Sender{Type: SenderMember, Leaf: 1}, ContentType: c.kind, AuthenticatedData: []byte("aad")}
+		fc.unmarshalContent(tlspl.NewReader(c.raw))
+
+		if c.pub != nil {
+			open(c.pub, nil)
+			ac, err := signFramed(key, WireFormatPublicMessage, fc, context)
+			must(t, err)
+			ac.Auth.ConfirmationTag = []byte("any tag at all")
+			m, err := s.publicMessage(ac, v.Membership, context)
+			must(t, err)
+			open(NewMessage(m).Bytes(), nil)
+		} else {
+			ac, err := signFramed(key, WireFormatPublicMessage, fc, context)
+			must(t, err)
+			if _, err := s.publicMessage(ac, v.Membership, context); err == nil {
+				t.Fatal("application data in a PublicMessage")
+			}
+		}
+		open(c.priv, fresh())
+		ac, err := signFramed(key, WireFormatPrivateMessage, fc, context)
+		must(t, err)
+		ac.Auth.ConfirmationTag = []byte("any tag at all")
+		for _, cfg := range []*Config{cfg, {Padding: 256}} {
+			m, _, err := s.sealPrivate(cfg, fresh(), v.SenderData, ac)
+			must(t, err)
+			open(NewMessage(m).Bytes(), fresh())
+		}
+	}
+}
+
+func vectorKeySchedule(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		GroupID     hexBytes    `json:"group_id"`
+		Init        hexBytes    `json:"initial_init_secret"`
+		Epochs      []struct {
+			TreeHash      hexBytes `json:"tree_hash"`
+			Commit        hexBytes `json:"commit_secret"`
+			PSK           hexBytes `json:"psk_secret"`
+			Confirmed     hexBytes `json:"confirmed_transcript_hash"`
+			Context       hexBytes `json:"group_context"`
+			Joiner        hexBytes `json:"joiner_secret"`
+			Welcome       hexBytes `json:"welcome_secret"`
+			Init          hexBytes `json:"init_secret"`
+			SenderData    hexBytes `json:"sender_data_secret"`
+			Encryption    hexBytes `json:"encryption_secret"`
+			Exporter      hexBytes `json:"exporter_secret"`
+			Authenticator hexBytes `json:"epoch_authenticator"`
+			External      hexBytes `json:"external_secret"`
+			Confirmation  hexBytes `json:"confirmation_key"`
+			Membership    hexBytes `json:"membership_key"`
+			Resumption    hexBytes `json:"resumption_psk"`
+			ExternalPub   hexBytes `json:"external_pub"`
+			Export        struct {
+				Label   string
+				Context hexBytes
+				Length  int
+				Secret  hexBytes
+			} `json:"exporter"`
+		}
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	init := []byte(v.Init)
+	for i, e := range v.Epochs {
+		gc := &GroupContext{Version: MLS10, CipherSuite: v.CipherSuite, GroupID: v.GroupID, Epoch: uint64(i), TreeHash: e.TreeHash, ConfirmedTranscriptHash: e.Confirmed}
+		context := tlspl.Marshal(gc)
+		equal(t, "group context", context, e.Context)
+		psk := []byte(e.PSK)
+		if psk == nil {
+			psk = s.zero()
+		}
+		joiner := s.joinerSecret(init, e.Commit, context)
+		equal(t, "joiner", joiner, e.Joiner)
+		equal(t, "welcome", s.welcomeSecret(joiner, psk), e.Welcome)
+		x := s.epochSecrets(joiner, psk, context)
+		for _, p := range []struct {
+			name      string
+			got, want []byte
+		}{
+			{"init", x.init, e.Init}, {"sender data", x.senderData, e.SenderData}, {"encryption", x.encryption, e.Encryption},
+			{"exporter", x.exporter, e.Exporter}, {"authenticator", x.authentic, e.Authenticator}, {"external", x.external, e.External},
+			{"confirmation", x.confirmation, e.Confirmation}, {"membership", x.membership, e.Membership}, {"resumption", x.resumption, e.Resumption},
+		} {
+			equal(t, p.name, p.got, p.want)
+		}
+		_, pub, err := s.kem.derive(x.external)
+		must(t, err)
+		equal(t, "external pub", pub, e.ExternalPub)
+		out, err := s.export(x.exporter, e.Export.Label, e.Export.Context, e.Export.Length)
+		must(t, err)
+		equal(t, "export", out, e.Export.Secret)
+		init = x.init
+	}
+}
+
+func vectorPSKSecret(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		PSKs        []struct {
+			ID    hexBytes `json:"psk_id"`
+			PSK   hexBytes
+			Nonce hexBytes `json:"psk_nonce"`
+		}
+		Secret hexBytes `json:"psk_secret"`
+	}
+	decode(t, raw, &v)
+	var in []pskValue
+	for _, p := range v.PSKs {
+		in = append(in, pskValue{&PreSharedKeyID{Type: PSKExternal, ID: p.ID, Nonce: p.Nonce}, p.PSK})
+	}
+	equal(t, "psk_secret", suiteOf(t, v.CipherSuite).pskSecret(in), v.Secret)
+}
+
+func vectorTranscriptHashes(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite     CipherSuite `json:"cipher_suite"`
+		ConfirmationKey hexBytes    `json:"confirmation_key"`
+		Content         hexBytes    `json:"authenticated_content"`
+		Before          hexBytes    `json:"interim_transcript_hash_before"`
+		Confirmed       hexBytes    `json:"confirmed_transcript_hash_after"`
+		Interim         hexBytes    `json:"interim_transcript_hash_after"`
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	ac := new(AuthenticatedContent)
+	must(t, tlspl.Unmarshal(v.Content, ac))
+	equal(t, "authenticated content", tlspl.Marshal(ac), v.Content)
+	if ac.Content.Commit == nil {
+		t.Fatal("no commit")
+	}
+	confirmed := s.confirmedHash(v.Before, ac)
+	equal(t, "confirmed", confirmed, v.Confirmed)
+	if !s.checkMAC(v.ConfirmationKey, confirmed, ac.Auth.ConfirmationTag) {
+		t.Fatal("confirmation tag")
+	}
+	equal(t, "interim", s.interimHash(confirmed, ac.Auth.ConfirmationTag), v.Interim)
+}
+
+func vectorWelcome(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		Init        hexBytes    `json:"init_priv"`
+		Signer      hexBytes    `json:"signer_pub"`
+		KeyPackage  hexBytes    `json:"key_package"`
+		Welcome     hexBytes
+	}
+	decode(t, raw, &v)
+	kp, err := ParseMessage(v.KeyPackage)
+	must(t, err)
+	w, err := ParseMessage(v.Welcome)
+	must(t, err)
+	o, err := openWelcome(w.Welcome, []JoinKey{{kp.KeyPackage, &KeyPackageSecrets{InitKey: v.Init}}}, nil)
+	must(t, err)
+	must(t, o.info.verifySignature(v.Signer))
+	gc := &o.info.GroupContext
+	e := o.s.epochSecrets(o.secret, o.psk, tlspl.Marshal(gc))
+	if !o.s.checkMAC(e.confirmation, gc.ConfirmedTranscriptHash, o.info.ConfirmationTag) {
+		t.Fatal("confirmation tag")
+	}
+}
+
+func readTree(t *testing.T, s *suite, b []byte) *tree {
+	t.Helper()
+	rt := new(RatchetTree)
+	must(t, rt.UnmarshalBinary(b))
+	tr, err := treeFrom(s, rt)
+	must(t, err)
+	equal(t, "tree", tlspl.Marshal(tr.export()), b)
+	return tr
+}
+
+func vectorTreeOperations(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		Before      hexBytes    `json:"tree_before"`
+		Proposal    hexBytes
+		Sender      LeafIndex `json:"proposal_sender"`
+		HashBefore  hexBytes  `json:"tree_hash_before"`
+		After       hexBytes  `json:"tree_after"`
+		HashAfter   hexBytes  `json:"tree_hash_after"`
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	before := readTree(t, s, v.Before)
+	equal(t, "hash before", before.rootHash(), v.HashBefore)
+	tr := before.clone()
+	p := new(Proposal)
+	must(t, tlspl.Unmarshal(v.Proposal, p))
+	switch b := p.Body.(type) {
+	case *Add:
+		_, err := tr.add(&b.KeyPackage.LeafNode)
+		must(t, err)
+	case *Update:
+		tr.update(v.Sender, &b.LeafNode)
+	case *Remove:
+		tr.remove(b.Removed)
+		tr.truncate()
+	default:
+		t.Fatalf("proposal %v", p.Type())
+	}
+	equal(t, "tree after", tlspl.Marshal(tr.export()), v.After)
+	equal(t, "hash after", tr.rootHash(), v.HashAfter)
+	equal(t, "clone's origin", tlspl.Marshal(before.export()), v.Before)
+	equal(t, "clone's origin's hash", before.rootHash(), v.HashBefore)
+}
+
+func vectorTreeValidation(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		Tree        hexBytes
+		GroupID     hexBytes `json:"group_id"`
+		Resolutions [][]nodeIndex
+		TreeHashes  []hexBytes `json:"tree_hashes"`
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	tr := readTree(t, s, v.Tree)
+	for x := nodeIndex(0); x < nodeIndex(2*tr.leaves-1); x++ {
+		equal(t, fmt.Sprintf("tree hash of %d", x), tr.hash(x), v.TreeHashes[x])
+		if got := tr.resolution(x, nil); fmt.Sprint(got) != fmt.Sprint(v.Resolutions[x]) && len(got)+len(v.Resolutions[x]) > 0 {
+			t.Fatalf("resolution of %d: %v", x, got)
+		}
+		if tr.hasNodes(x) != (len(v.Resolutions[x]) > 0) {
+			t.Fatalf("hasNodes of %d", x)
+		}
+	}
+	must(t, tr.verifyParentHashes())
+	must(t, tr.verifyUnmerged())
+	for l, n := range tr.members() {
+		must(t, n.verifySignature(s.id, v.GroupID, l))
+	}
+	// A changed parent hash or key is found.
+	for x := nodeIndex(1); x < nodeIndex(2*tr.leaves-1); x += 2 {
+		p := tr.at(x).parent
+		if p == nil {
+			continue
+		}
+		for _, bad := range []*ParentNode{
+			{EncryptionKey: append([]byte{1}, p.EncryptionKey...), ParentHash: p.ParentHash, UnmergedLeaves: p.UnmergedLeaves},
+			{EncryptionKey: p.EncryptionKey, ParentHash: append([]byte{1}, p.ParentHash...), UnmergedLeaves: p.UnmergedLeaves},
+		} {
+			c := tr.clone()
+			c.setParent(x, bad)
+			if c.verifyParentHashes() == nil {
+				t.Fatalf("node %d: forged and not found", x)
+			}
+		}
+	}
+}
+
+func vectorTreeKEM(t *testing.T, raw json.RawMessage) {
+	var v struct {
+		CipherSuite CipherSuite `json:"cipher_suite"`
+		GroupID     hexBytes    `json:"group_id"`
+		Epoch       uint64
+		Confirmed   hexBytes `json:"confirmed_transcript_hash"`
+		Tree        hexBytes `json:"ratchet_tree"`
+		Leaves      []struct {
+			Index      LeafIndex
+			Encryption hexBytes `json:"encryption_priv"`
+			Signature  hexBytes `json:"signature_priv"`
+			Secrets    []struct {
+				Node   nodeIndex
+				Secret hexBytes `json:"path_secret"`
+			} `json:"path_secrets"`
+		} `json:"leaves_private"`
+		Paths []struct {
+			Sender    LeafIndex
+			Path      hexBytes   `json:"update_path"`
+			Secrets   []hexBytes `json:"path_secrets"`
+			Commit    hexBytes   `json:"commit_secret"`
+			HashAfter hexBytes   `json:"tree_hash_after"`
+		} `json:"update_paths"`
+	}
+	decode(t, raw, &v)
+	s := suiteOf(t, v.CipherSuite)
+	tr := readTree(t, s, v.Tree)
+	keys := map[LeafIndex]nodeKeys{}
+	sigs := map[LeafIndex]*SignatureKey{}
+	for _, l := range v.Leaves {
+		k := nodeKeys{l.Index.node(): l.Encryption}
+		for _, p := range l.Secrets {
+			must(t, tr.keysOf(&pathSecrets{steps: []pathStep{{node: p.Node}}, secrets: [][]byte{p.Secret}}, k))
+		}
+		for x, priv := range k {
+			pub, err := s.kem.public(priv)
+			must(t, err)
+			equal(t, "public key", pub, tr.publicKey(x))
+		}
+		if !tr.complete(l.Index, k) {
+			t.Fatalf("leaf %d is not complete", l.Index)
+		}
+		keys[l.Index] = k
+		var err error
+		sigs[l.Index], err = NewSignatureKey(v.CipherSuite, l.Signature)
+		must(t, err)
+	}
+	gc := &GroupContext{Version: MLS10, CipherSuite: v.CipherSuite, GroupID: v.GroupID, Epoch: v.Epoch, ConfirmedTranscriptHash: v.Confirmed}
+	follow := func(up *UpdatePath, sender LeafIndex, secrets []hexBytes, commit, hash []byte) {
+		after := tr.clone()
+		steps, err := after.mergePath(sender, up, nil)
+		must(t, err)
+		must(t, up.LeafNode.verifySignature(v.CipherSuite, v.GroupID, sender))
+		must(t, after.verifyParentHashes())
+		equal(t, "tree hash after", after.rootHash(), hash)
+		gc.TreeHash = after.rootHash()
+		context := tlspl.Marshal(gc)
+		for l, k := range keys {
+			if l == sender {
+				continue
+			}
+			p, err := after.decryptPath(steps, up, k, context, nil)
+			must(t, err)
+			if secrets != nil {
+				equal(t, "path secret", p.secrets[0], secrets[l])
+			}
+			equal(t, "commit secret", p.commit, commit)
+			mine := k.clone()
+			mine.prune(tr, after)
+			must(t, after.keysOf(p, mine))
+			if !after.complete(l, mine) {
+				t.Fatalf("leaf %d is not complete after the path", l)
+			}
+		}
+	}
+	for _, p := range v.Paths {
+		up := new(UpdatePath)
+		must(t, tlspl.Unmarshal(p.Path, up))
+		follow(up, p.Sender, p.Secrets, p.Commit, p.HashAfter)
+
+		// A path of our own in its place.
+		cfg := testConfig()
+		secret, err := cfg.random(s.nh)
+		must(t, err)
+		leaf := tr.leaf(p.Sender).clone()
+		_, leaf.EncryptionKey, err = s.generateHPKE(cfg.rand())
+		must(t, err)
+		after := tr.clone()
+		ps, err := after.newPath(p.Sender, leaf, sigs[p.Sender], v.GroupID, secret)
+		must(t, err)
+		gc.TreeHash = after.rootHash()
+		mine, err := after.encryptPath(p.Sender, ps, tlspl.Marshal(gc), nil)
+		must(t, err)
+		follow(mine, p.Sender, nil, ps.commit, after.rootHash())
+	}
+}
+
+type passiveVector struct {
+	CipherSuite  CipherSuite `json:"cipher_suite"`
+	ExternalPSKs []struct {
+		ID  hexBytes `json:"psk_id"`
+		PSK hexBytes
+	} `json:"external_psks"`
+	KeyPackage    hexBytes `json:"key_package"`
+	Signature     hexBytes `json:"signature_priv"`
+	Encryption    hexBytes `json:"encryption_priv"`
+	Init          hexBytes `json:"init_priv"`
+	Welcome       hexBytes
+	Tree          hexBytes `json:"ratchet_tree"`
+	Authenticator hexBytes `json:"initial_epoch_authenticator"`
+	Epochs        []struct {
+		Proposals     []hexBytes
+		Commit        hexBytes
+		Authenticator hexBytes `json:"epoch_authenticator"`
+	}
+}
+
+func vectorPassive(t *testing.T, raw json.RawMessage) {
+	var v passiveVector
+	decode(t, raw, &v)
+	psks := PSKFunc(func(id *PreSharedKeyID) ([]byte, error) {
+		for _, p := range v.ExternalPSKs {
+			if id.Type == PSKExternal && bytes.Equal(id.ID, p.ID) {
+				return p.PSK, nil
+			}
+		}
+		return nil, fmt.Errorf("no PSK %x", id.ID)
+	})
+	cfg := testConfig()
+	cfg.PSKs = psks
+	cfg.IgnoreLifetime = true // the vectors are of their day
+	kp, err := ParseMessage(v.KeyPackage)
+	must(t, err)
+	sig, err := NewSignatureKey(v.CipherSuite, v.Signature)
+	must(t, err)
+	equal(t, "signature key", sig.Public(), kp.KeyPackage.LeafNode.SignatureKey)
+	for _, k := range []struct{ priv, pub []byte }{{v.Encryption, kp.KeyPackage.LeafNode.EncryptionKey}, {v.Init, kp.KeyPackage.InitKey}} {
+		pub, err := HPKEPublicKey(v.CipherSuite, k.priv)
+		must(t, err)
+		equal(t, "HPKE key", pub, k.pub)
+	}
+	w, err := ParseMessage(v.Welcome)
+	must(t, err)
+	var rt *RatchetTree
+	if v.Tree != nil {
+		rt = new(RatchetTree)
+		must(t, rt.UnmarshalBinary(v.Tree))
+	}
+	g, err := JoinGroup(cfg, w.Welcome, rt, []JoinKey{{kp.KeyPackage, &KeyPackageSecrets{InitKey: v.Init, LeafKey: v.Encryption, Signature: sig}}}, nil)
+	must(t, err)
+	equal(t, "initial epoch authenticator", g.EpochAuthenticator(), v.Authenticator)
+	keep := &stored{rows: map[rowID][]byte{}}
+	for i, e := range v.Epochs {
+		// Each epoch begins with the state as it would come from a store.
+		keep.save(t, g)
+		g = keep.load(t, cfg)
+		for _, b := range e.Proposals {
+			m, err := ParseMessage(b)
+			must(t, err)
+			if _, err := g.ReceiveProposal(m); err != nil {
+				t.Fatalf("epoch %d: %v", i, err)
+			}
+		}
+		m, err := ParseMessage(e.Commit)
+		must(t, err)
+		if _, err := g.Receive(m); err != nil {
+			t.Fatalf("epoch %d: %v", i, err)
+		}
+		equal(t, "epoch authenticator", g.EpochAuthenticator(), e.Authenticator)
 	}
 }
