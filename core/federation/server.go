@@ -153,7 +153,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}()
 
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), s.prefix)
-	if r.URL.EscapedPath() == DirectoryPath || ok && path == DirectoryPath {
+	if !ok {
+		path = "" // below no endpoint
+	}
+	if r.URL.EscapedPath() == DirectoryPath || path == DirectoryPath {
 		c.endpoint = "directory"
 		s.counters.add("requests.directory")
 		s.serveDirectory(w, r)

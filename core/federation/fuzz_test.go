@@ -1,0 +1,95 @@
+package federation_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/mimibridge/mimibridge/core/federation"
+	"github.com/mimibridge/mimibridge/internal/testnet"
+)
+
+// FuzzHandler: whatever an authenticated peer sends, the handler does not panic, answers one of its status codes, and
+// calls a port only for the peer itself and where the paths allow it.
+func FuzzHandler(f *testing.F) {
+	ca, err := testnet.NewCA(f.TempDir())
+	if err != nil {
+		f.Fatal(err)
+	}
+	cert, err := ca.Certificate("b.example")
+	if err != nil {
+		f.Fatal(err)
+	}
+	state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert.Leaf}}
+	p := &ports{}
+	server := federation.NewServer(federation.Config{
+		Domain: "a.example", Roots: ca.Pool(), Log: zerolog.Nop(), BaseURL: "https://a.example/base",
+		Certificate: func() (*tls.Certificate, error) { return cert, nil },
+		Limits:      federation.Limits{SubmitBody: 500, Body: 1000},
+	}, p, p, keyPort{p})
+	handler := server.Handler()
+
+	const room = "mimi%3A%2F%2Fa.example%2Fr%2Fx"
+	f.Add("POST", "/base/v1/update/"+room, "mimi@b.example", true, []byte("x"))
+	f.Add("POST", "/base/v1/update/mimi://a.example/r/x", "mimi@b.example", true, []byte("x"))
+	f.Add("POST", "/base/v1/submitMessage/"+room, "mimi@B.example", true, make([]byte, 501))
+	f.Add("POST", "/base/v1/groupInfo/"+room, "mimi@b.example", false, []byte("x"))
+	f.Add("POST", "/base/v1/notify/mimi:%2F%2Fb.example%2Fr%2Fx", "mimi@b.example", true, []byte("x"))
+	f.Add("POST", "/base/v1/keyMaterial/mimi%3A%2F%2Fa.example%2Fu%2Falice", "mimi@b.example", true, keyRequest(userB, userA, roomA))
+	f.Add("GET", federation.DirectoryPath, "", false, []byte{})
+	f.Add("PUT", "/base//v1/../update/%2e%2e/?x=%zz", "mimi@c.example", true, []byte{})
+	f.Fuzz(func(t *testing.T, method, target, from string, certified bool, body []byte) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil || len(body) > 1<<14 {
+			return // net/http has refused it before
+		}
+		r := (&http.Request{Method: method, URL: u, Header: http.Header{"From": {from}}, Body: io.NopCloser(bytes.NewReader(body)),
+			ContentLength: int64(len(body)), RemoteAddr: "192.0.2.1:1"}).WithContext(t.Context())
+		if certified {
+			r.TLS = state
+		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+
+		calls := p.take()
+		if server.Counters()["panics"] != 0 {
+			t.Fatal("the handler panicked")
+		}
+		switch w.Code {
+		case 200, 201:
+			directory := u.EscapedPath() == federation.DirectoryPath || u.EscapedPath() == "/base"+federation.DirectoryPath
+			if (len(calls) == 1) == directory {
+				t.Fatalf("%d with %d calls", w.Code, len(calls))
+			}
+		case 400, 403, 404, 405, 413:
+			if len(calls) != 0 {
+				t.Fatalf("%d, and a port was called: %+v", w.Code, calls)
+			}
+			if w.Body.Len() == 0 || w.Body.Len() > 300 {
+				t.Fatalf("%d with %d octets", w.Code, w.Body.Len())
+			}
+		default:
+			t.Fatalf("status %d", w.Code)
+		}
+		for _, c := range calls {
+			hub := c.method != "Notify" && c.method != "keys.KeyMaterial"
+			switch {
+			case !certified || method != "POST" || len(body) > 1000:
+				t.Fatalf("called: %+v", c)
+			case c.method == "Notify" && (c.from != "a.example" || c.room.Domain != "b.example"),
+				c.method != "Notify" && c.from != "b.example", hub && c.room.Domain != "a.example":
+				t.Fatalf("called for the wrong one: %+v", c)
+			case !strings.HasPrefix(u.EscapedPath(), "/base/v1/"):
+				t.Fatalf("called at %s: %+v", target, c)
+			}
+		}
+	})
+}
