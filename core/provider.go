@@ -181,6 +181,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	p.cfg.Log.Info().Str("domain", p.cfg.Domain).Stringer("listen", ln.Addr()).Msg("provider is up")
 	<-ctx.Done()
 	wg.Wait()
+	p.fed.CloseIdle()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -268,6 +269,9 @@ func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, e
 			m.SetSenderTimestamp(in.OriginTime)
 		}
 		b, err := m.Encode()
+		if errors.Is(err, content.ErrLimit) {
+			return p, id, fault.Wrap(fault.TooLarge, "the message is too large", err)
+		}
 		if err != nil {
 			return p, id, fault.Wrap(fault.Malformed, "the message cannot be sent in this form", err)
 		}

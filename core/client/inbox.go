@@ -157,7 +157,7 @@ func (r *room) inbox(ctx context.Context) (more bool, err error) {
 		if err := r.fanout(ctx, it, f[0]); err != nil {
 			return more, err
 		}
-		if r.row == nil { // dropped: begin again from disk
+		if r.row == nil || r.broken != "" { // begin again from disk
 			return true, nil
 		}
 		if r.g != nil && r.g.Epoch() != epoch { // held items may come first now
@@ -323,9 +323,19 @@ func (r *room) foreignCommit(ctx context.Context, ch *change, f *wire.FanoutMess
 		return r.merge(ctx, ch, f.ExternalProposals)
 	}
 	staged, err := r.g.StageCommit(f.Message)
+	var unknown *mls.UnknownProposalError
+	if errors.As(err, &unknown) && r.pending != nil && r.pending.Kind == pendingProposals {
+		// Our own bundle was accepted and is committed already; only its answer is still out.
+		if err := r.takeOwn(ctx, ch); err != nil {
+			return err
+		}
+		staged, err = r.g.StageCommit(f.Message)
+	}
 	if err != nil {
 		r.log.Error().Err(err).Msg("a commit from the hub cannot be processed; the group is joined anew")
-		return r.resync(ctx, "a commit could not be processed")
+		r.drop()
+		r.broken = "a commit could not be processed"
+		return nil
 	}
 	if staged.SenderLeaf != nil {
 		if u, _, err := policy.LeafUser(staged.SenderLeaf); err == nil {
@@ -429,7 +439,8 @@ func (r *room) welcome(ctx context.Context, ch *change, f *wire.FanoutMessage, h
 	}
 	if r.g != nil {
 		switch err := r.g.AttachWelcome(w, keys); {
-		case errors.Is(err, mls.ErrFutureEpoch):
+		case errors.Is(err, mls.ErrGroupInfoDiffers) && r.pending != nil:
+			// Of the epoch that our own commit leads to; its answer is still out.
 			r.ahead()
 			return hold(r.g.Epoch() + 1)
 		case err != nil:

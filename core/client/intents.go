@@ -173,7 +173,7 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 		}
 		r.ahead()
 		if r.now().Sub(r.wrongEpoch) > groupInfoWait {
-			return true, r.resync(ctx, "the hub's commits did not arrive")
+			return r.resync(ctx, "the hub's commits did not arrive")
 		}
 		r.pauseHub(minPause)
 		return false, nil

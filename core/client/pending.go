@@ -154,7 +154,7 @@ func (r *room) overtaken(ctx context.Context, current uint64) (more bool, err er
 	if current <= r.g.Epoch() {
 		r.log.Error().Uint64("hub_epoch", current).Uint64("epoch", r.g.Epoch()).Msg("the hub is in an earlier epoch than this provider: it has lost state")
 	}
-	return true, r.resync(ctx, "the hub's commits did not arrive")
+	return r.resync(ctx, "the hub's commits did not arrive")
 }
 
 // merge takes our own commit into effect.
@@ -226,6 +226,20 @@ func (r *room) endPending(ctx context.Context, ch *change, p *store.Pending) err
 
 // proposed takes an accepted bundle of our own proposals into the pending ones.
 func (r *room) proposed(ctx context.Context, ch *change) error {
+	if err := r.takeOwn(ctx, ch); err != nil {
+		return err
+	}
+	leaves, _ := r.leaving()
+	everybody := true
+	for _, m := range r.g.Members() {
+		everybody = everybody && leaves[m.Leaf]
+	}
+	ch.out = everybody // the last member: nobody will commit this, the hub closes the room
+	return r.commit(ctx, ch)
+}
+
+// takeOwn makes an accepted bundle part of the group's pending proposals and ends its intents.
+func (r *room) takeOwn(ctx context.Context, ch *change) error {
 	p := r.pending
 	req, err := wire.ParseUpdateRequest(p.Request)
 	if err != nil {
@@ -236,16 +250,7 @@ func (r *room) proposed(ctx context.Context, ch *change) error {
 		r.takeProposal(ch, m)
 	}
 	r.pending = nil
-	if err := r.endPending(ctx, ch, p); err != nil {
-		return err
-	}
-	leaves, _ := r.leaving()
-	everybody := true
-	for _, m := range r.g.Members() {
-		everybody = everybody && leaves[m.Leaf]
-	}
-	ch.out = everybody // the last member: nobody will commit this, the hub closes the room
-	return r.commit(ctx, ch)
+	return r.endPending(ctx, ch, p)
 }
 
 // refusePending gives up the request under way for good and tells those who wanted it.
@@ -367,7 +372,7 @@ func (r *room) adoptNext(ctx context.Context, g *mls.Group, ch *change) error {
 	if err != nil {
 		return err
 	}
-	r.g, r.pol, r.pending = g, pol, nil
+	r.g, r.pol, r.pending, r.broken = g, pol, nil, ""
 	ch.full = true
 	if err := r.endPending(ctx, ch, p); err != nil {
 		return err

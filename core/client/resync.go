@@ -101,7 +101,7 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 		if err != nil {
 			return err
 		}
-		if staged, err := r.g.StageCommit(req.Message); err == nil {
+		if staged, err := r.g.StageCommit(req.Message); err == nil && !staged.SelfRemoved {
 			if err := r.g.MergeStaged(staged); err != nil {
 				r.drop()
 				return err
@@ -137,22 +137,21 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 }
 
 // resync rejoins the group with one local user by an external commit; the other local users follow one by one.
-func (r *room) resync(ctx context.Context, why string) error {
+func (r *room) resync(ctx context.Context, why string) (more bool, err error) {
 	r.log.Warn().Str("why", why).Msg("joining the room's group anew")
-	r.wrongEpoch = time.Time{}
-	ch := &change{}
-	r.undoPending(ch)
-	if err := r.commit(ctx, ch); err != nil {
-		return err
+	r.broken, r.wrongEpoch = why, time.Time{}
+	if r.pending != nil {
+		ch := &change{}
+		r.undoPending(ch)
+		if err := r.commit(ctx, ch); err != nil {
+			return false, err
+		}
 	}
-	user := r.someLocalUser()
-	err := r.external(ctx, user, nil)
-	if err != nil {
+	if err := r.external(ctx, r.someLocalUser(), nil); err != nil {
 		r.hubFailed("resync", err)
-		r.wrongEpoch = r.now().Add(-groupInfoWait)
-		return nil
+		return false, nil
 	}
-	return nil
+	return true, nil
 }
 
 // rejoin brings users in by external commit whose Welcome could not be used.

@@ -36,6 +36,7 @@ type room struct {
 	commitAt   time.Time            // when to commit the proposals of others; zero: no such thing
 	deferred   map[uint64]time.Time // intents that wait for somebody who cannot be reached
 	wrongEpoch time.Time            // since when the hub has been in another epoch without telling
+	broken     string               // why the group state is of no use any more; a new one is fetched
 	failures   int
 }
 
@@ -138,17 +139,22 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	if err := r.load(ctx); err != nil {
 		return false, err
 	}
-	if more, err := r.inbox(ctx); more || err != nil {
-		return more, err
+	if r.broken == "" {
+		if more, err := r.inbox(ctx); more || err != nil {
+			return more, err
+		}
 	}
 	if now := r.now(); now.Before(r.hubAfter) {
 		return false, nil // wakeAt was set with hubAfter
 	}
-	if r.pending != nil {
+	if r.pending != nil && (r.broken == "" || r.pending.Kind == pendingExternal) {
 		return r.sendPending(ctx)
 	}
+	if r.broken != "" {
+		return r.resync(ctx, r.broken)
+	}
 	if !r.wrongEpoch.IsZero() && r.now().Sub(r.wrongEpoch) >= 2*groupInfoWait {
-		return true, r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")
+		return r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")
 	}
 	if more, err := r.commitProposals(ctx); more || err != nil {
 		return more, err
