@@ -54,6 +54,10 @@ type pendingCommit struct {
 	leafKey    []byte
 	sig        *SignatureKey
 	init       []byte // of an external Commit
+
+	// public is the public side worked out, if the Commit was made in this
+	// process.
+	public *StagedPublicCommit
 }
 
 func (p *pendingCommit) MarshalTLS(w *tlspl.Writer) {
@@ -143,6 +147,9 @@ func (g *Group) commit(leaf LeafIndex, opts CommitOptions) (*CommitOutput, error
 			return nil, err
 		}
 		list = append(list, StagedProposal{Proposal: p, Sender: sender})
+	}
+	if err := g.cfg.checkLifetimes(list); err != nil {
+		return nil, err
 	}
 	st, err := g.apply(list, sender)
 	if err != nil {
@@ -259,6 +266,7 @@ func (g *Group) makeCommit(st *staging, sender Sender, key *SignatureKey, own *p
 	}
 	own.hash = g.s.hash(msg.Bytes())
 	own.content = tlspl.Marshal(ac)
+	own.public = staged
 	out.Pending = tlspl.Marshal(own)
 	g.own = own
 	return out, nil
@@ -339,12 +347,11 @@ func (g *Group) selectPending(leaf LeafIndex, without []ProposalRef) ([]*Pending
 			reInit = p
 			continue
 		case *Add:
-			if key := string(b.KeyPackage.LeafNode.SignatureKey); adds[key] {
-				continue
-			} else {
+			key := string(b.KeyPackage.LeafNode.SignatureKey)
+			if !adds[key] && g.cfg.checkLifetime(&b.KeyPackage.LeafNode) == nil {
 				adds[key] = true
+				out = append(out, p)
 			}
-			out = append(out, p)
 			continue
 		default:
 			out = append(out, p)
@@ -379,6 +386,11 @@ func (g *Group) selectPending(leaf LeafIndex, without []ProposalRef) ([]*Pending
 func (g *Group) stageOwn(own *pendingCommit) (*Staged, error) {
 	if own.epoch != g.gc.Epoch {
 		return nil, fmt.Errorf("mls: %w: made in epoch %d", ErrStale, own.epoch)
+	}
+	if own.public != nil && bytes.Equal(own.public.from, g.gcBytes) {
+		s := *own.public
+		s.Unreferenced = g.unreferenced(s.Proposals)
+		return g.stageSecrets(&s, own)
 	}
 	ac := new(AuthenticatedContent)
 	if err := tlspl.Unmarshal(own.content, ac); err != nil || ac.Content.Commit == nil {

@@ -55,10 +55,12 @@ type Config struct {
 	// Rand gives secrets of this package; nil is crypto/rand. HPKE
 	// encapsulation and ECDSA draw from the system whatever stands here.
 	Rand io.Reader
-	// Now is required: lifetimes of KeyPackages are held against it.
+	// Now is required: lifetimes of KeyPackages are held against it when they
+	// are verified, proposed, committed, or accepted by a PublicGroup.
 	Now func() time.Time
 	// VerifyCredential is the Authentication Service; nil accepts basic
-	// credentials and X.509 ones whose key fits, without looking at the chain.
+	// credentials and X.509 ones whose key fits, without looking at the chain,
+	// and no change of a member's credential.
 	VerifyCredential func(ctx CredentialContext) error
 	// ApplyAppData works out a component's new data from the AppDataUpdate
 	// "update" operations of one Commit, in order. old is nil if the component
@@ -77,9 +79,6 @@ type Config struct {
 	// Padding rounds the plaintext of a PrivateMessage up to a multiple; 0 and 1
 	// do not pad.
 	Padding int
-	// IgnoreLifetime turns the check off for leaves received (RFC 9420 section
-	// 7.3 recommends it only).
-	IgnoreLifetime bool
 }
 
 func (c *Config) rand() io.Reader {
@@ -133,6 +132,9 @@ func (c *Config) verifyCredential(ctx CredentialContext) error {
 		return err
 	}
 	if c.VerifyCredential == nil {
+		if ctx.Replaces != nil && !ctx.Credential.Equal(&ctx.Replaces.Credential) {
+			return fmt.Errorf("%w: another one than before", ErrCredential)
+		}
 		return nil
 	}
 	if err := c.VerifyCredential(ctx); err != nil {
@@ -142,16 +144,13 @@ func (c *Config) verifyCredential(ctx CredentialContext) error {
 }
 
 // checkLeaf is the part of RFC 9420 section 7.3 that concerns one LeafNode apart
-// from the rest of the tree, but for its signature. gc may be nil.
+// from the rest of the tree, but for its signature and lifetime. gc may be nil.
 func (c *Config) checkLeaf(s *suite, n *LeafNode, gc *GroupContext, reason Reason, replaces *LeafNode) error {
 	if err := s.checkHPKEPublic(n.EncryptionKey); err != nil {
 		return err
 	}
-	if n.Source == LeafNodeKeyPackage && !c.IgnoreLifetime && reason != ReasonTree && !n.Lifetime.Contains(c.Now()) {
-		return ErrLifetime
-	}
 	for _, x := range n.Extensions {
-		if !n.Capabilities.SupportsExtension(x.Type) && !isGREASE(uint16(x.Type)) {
+		if !n.Capabilities.SupportsExtension(x.Type) {
 			return fmt.Errorf("%w: 0x%04x", ErrExtensionUnlisted, uint16(x.Type))
 		}
 	}
@@ -180,6 +179,17 @@ func (c *Config) checkLeaf(s *suite, n *LeafNode, gc *GroupContext, reason Reaso
 	return c.verifyCredential(CredentialContext{
 		Credential: &n.Credential, SignatureKey: n.SignatureKey, Leaf: n, Replaces: replaces, GroupContext: gc, Reason: reason,
 	})
+}
+
+// checkLifetime is the rest. It is asked where a KeyPackage is chosen, proposed
+// or accepted by a Delivery Service, and not of members that receive a Commit:
+// who was away must not be left behind by a KeyPackage that has expired since
+// (RFC 9420 section 7.3 makes it a recommendation).
+func (c *Config) checkLifetime(n *LeafNode) error {
+	if n.Source == LeafNodeKeyPackage && !n.Lifetime.Contains(c.Now()) {
+		return ErrLifetime
+	}
+	return nil
 }
 
 func contains[T comparable](s []T, v T) bool { return slices.Contains(s, v) }

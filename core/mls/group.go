@@ -153,7 +153,12 @@ func (g *Group) Complete(l LeafIndex) bool {
 }
 
 // EpochAuthenticator is RFC 9420 section 8.7.
-func (g *Group) EpochAuthenticator() []byte { return g.secrets.authentic }
+func (g *Group) EpochAuthenticator() []byte {
+	if g.secrets == nil {
+		return nil
+	}
+	return g.secrets.authentic
+}
 
 // ExportSecret is the MLS-Exporter (RFC 9420 section 8.5) for n bytes.
 func (g *Group) ExportSecret(label string, context []byte, n int) ([]byte, error) {
@@ -303,6 +308,11 @@ func (g *Group) propose(leaf LeafIndex, p Proposal, aad []byte, wire WireFormat)
 	}
 	if p.Body == nil {
 		return nil, nil, ErrProposalType
+	}
+	if a, ok := p.Body.(*Add); ok {
+		if err := g.cfg.checkLifetime(&a.KeyPackage.LeafNode); err != nil {
+			return nil, nil, err
+		}
 	}
 	p, err := fillPSK(g.cfg, g.s, p)
 	if err != nil {
@@ -459,6 +469,9 @@ type Staged struct {
 	// SelfRemoved: no local leaf is left. The new epoch's secrets are unknown;
 	// after the merge only messages of past epochs can be decrypted.
 	SelfRemoved bool
+	// LostLocal are local leaves that stay members but whose new signature key is
+	// not known here: they were updated by another state of the same client.
+	LostLocal []LeafIndex
 	// Own: the Commit is the one that was pending here.
 	Own bool
 
@@ -517,14 +530,7 @@ func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*S
 		}
 		s.locals[st.committer] = ll
 	}
-	if len(s.locals) == 0 {
-		s.SelfRemoved = true
-		return s, nil
-	}
 	s.keys = g.keys.clone()
-	if s.keys == nil {
-		s.keys = nodeKeys{}
-	}
 	s.keys.prune(g.tree, st.tree)
 	for _, u := range st.updated {
 		ll := s.locals[u.Leaf]
@@ -537,6 +543,14 @@ func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*S
 			s.keys[u.Leaf.node()] = k.leaf
 			s.locals[u.Leaf] = &localLeaf{k.sig, ll.joined}
 		}
+		s.checkLost(u.Leaf)
+	}
+	if own == nil {
+		s.checkLost(st.committer)
+	}
+	if len(s.locals) == 0 {
+		s.SelfRemoved, s.keys = true, nil
+		return s, nil
 	}
 	commitSecret := g.s.zero()
 	if path := public.ac.Content.Commit.Path; path != nil {
@@ -582,6 +596,14 @@ func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*S
 		return nil, fmt.Errorf("mls: %w", ErrConfirmationTag)
 	}
 	return s, nil
+}
+
+// checkLost drops a local leaf whose signature key is another one now.
+func (s *Staged) checkLost(l LeafIndex) {
+	if ll := s.locals[l]; ll != nil && !bytes.Equal(ll.sig.Public(), s.st.tree.leaf(l).SignatureKey) {
+		delete(s.locals, l)
+		s.LostLocal = append(s.LostLocal, l)
+	}
 }
 
 // MergeStaged makes the staged Commit's epoch the current one. A pending Commit
@@ -713,7 +735,7 @@ func (g *Group) decrypt(msg *MLSMessage) (*ApplicationMessage, error) {
 	if leaf == nil {
 		return nil, fmt.Errorf("%w: leaf %d is blank", ErrSender, sd.leaf)
 	}
-	if slices.Contains(ep.locals, sd.leaf) {
+	if m.Epoch == g.gc.Epoch && g.locals[sd.leaf] != nil || slices.Contains(ep.locals, sd.leaf) {
 		return nil, fmt.Errorf("%w: leaf %d", ErrOwnMessage, sd.leaf)
 	}
 	ac, step, err := g.s.openPrivate(g.cfg, ep.secrets, sd, m)
@@ -730,13 +752,15 @@ func (g *Group) decrypt(msg *MLSMessage) (*ApplicationMessage, error) {
 	return &ApplicationMessage{sd.leaf, leaf, m.Epoch, sd.generation, m.AuthenticatedData, ac.Content.ApplicationData}, nil
 }
 
-// epochOf gives what decrypts messages of an epoch.
+// epochOf gives what decrypts messages of an epoch. For the current one it does
+// not list the local leaves: there may be a thousand, and this is done for each
+// message.
 func (g *Group) epochOf(epoch uint64) (*pastEpoch, error) {
 	if epoch == g.gc.Epoch {
 		if g.secrets == nil {
 			return nil, ErrNotLocal
 		}
-		return &pastEpoch{gc: g.gc, gcBytes: g.gcBytes, tree: g.tree, senderData: g.secrets.senderData, secrets: g.st, locals: g.LocalLeaves()}, nil
+		return &pastEpoch{gc: g.gc, gcBytes: g.gcBytes, tree: g.tree, senderData: g.secrets.senderData, secrets: g.st}, nil
 	}
 	for _, p := range g.past {
 		if p.gc.Epoch == epoch {

@@ -176,9 +176,6 @@ func (g *Group) attach(o *opened) error {
 		places[string(n.EncryptionKey)] = l
 	}
 	keys := g.keys.clone()
-	if keys == nil {
-		keys = nodeKeys{}
-	}
 	leaves := make([]LeafIndex, len(o.joiners))
 	for i, j := range o.joiners {
 		want := &j.key.KeyPackage.LeafNode
@@ -262,9 +259,15 @@ func (g *Group) AttachGroup(o *Group) error {
 		g.keys[x] = k
 	}
 	for l, ll := range o.locals {
-		if g.locals[l] == nil {
-			g.locals[l] = ll
+		if g.locals[l] != nil {
+			continue
 		}
+		// What the other state has sent since is not to be sent with the same
+		// keys again.
+		if err := g.st.adopt(o.st, l); err != nil {
+			return fmt.Errorf("mls: attach group: %w", err)
+		}
+		g.locals[l] = ll
 	}
 	return nil
 }

@@ -66,13 +66,18 @@ func (kp *KeyPackage) LastResort() bool {
 // Verify checks what can be checked of kp without a group (RFC 9420 section
 // 10.1): signatures, lifetime, capabilities, credential.
 func (kp *KeyPackage) Verify(cfg *Config) error {
-	if err := kp.verify(cfg, nil); err != nil {
+	err := kp.verify(cfg, nil)
+	if err == nil {
+		err = cfg.checkLifetime(&kp.LeafNode)
+	}
+	if err != nil {
 		return fmt.Errorf("mls: key package: %w", err)
 	}
 	return nil
 }
 
-// verify is Verify; gc is the group kp is to be added to, or nil.
+// verify is Verify without the lifetime; gc is the group kp is to be added to, or
+// nil.
 func (kp *KeyPackage) verify(cfg *Config, gc *GroupContext) error {
 	if kp.Version != MLS10 {
 		return fmt.Errorf("%w: version %d", ErrKeyPackageSuite, kp.Version)

@@ -339,11 +339,28 @@ func (g *PublicGroup) ReceiveProposal(msg *MLSMessage) (*PendingProposal, error)
 	if err := g.verifyContent(ac); err != nil {
 		return nil, fmt.Errorf("mls: receive proposal: %w", err)
 	}
+	if a, ok := m.Content.Proposal.Body.(*Add); ok {
+		if err := g.cfg.checkLifetime(&a.KeyPackage.LeafNode); err != nil {
+			return nil, fmt.Errorf("mls: receive proposal: %w", err)
+		}
+	}
 	p, err := g.keepProposal(ac, msg.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("mls: receive proposal: %w", err)
 	}
 	return p, nil
+}
+
+// checkLifetimes holds the KeyPackages of a list against the clock.
+func (c *Config) checkLifetimes(list []StagedProposal) error {
+	for _, p := range list {
+		if a, ok := p.Proposal.Body.(*Add); ok {
+			if err := c.checkLifetime(&a.KeyPackage.LeafNode); err != nil {
+				return fmt.Errorf("mls: add: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // proposalRef is RFC 9420 section 5.2.
@@ -458,6 +475,9 @@ func (g *PublicGroup) InspectCommit(msg *MLSMessage) (*StagedPublicCommit, error
 		return nil, fmt.Errorf("mls: inspect commit: %w", err)
 	}
 	s, err := g.stage(ac)
+	if err == nil {
+		err = g.cfg.checkLifetimes(s.Proposals)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mls: inspect commit: %w", err)
 	}
@@ -509,18 +529,25 @@ func (g *PublicGroup) finish(st *staging, ac *AuthenticatedContent) *StagedPubli
 	} else {
 		s.SenderLeaf = g.tree.leaf(sender.Leaf)
 	}
+	s.Unreferenced = g.unreferenced(st.list)
+	return s
+}
+
+// unreferenced are the pending proposals a list leaves out.
+func (g *PublicGroup) unreferenced(list []StagedProposal) []ProposalRef {
 	covered := map[string]bool{}
-	for _, p := range st.list {
+	for _, p := range list {
 		if p.ByRef {
 			covered[string(p.Ref)] = true
 		}
 	}
+	var out []ProposalRef
 	for _, p := range g.pending {
 		if !covered[string(p.Ref)] {
-			s.Unreferenced = append(s.Unreferenced, p.Ref)
+			out = append(out, p.Ref)
 		}
 	}
-	return s
+	return out
 }
 
 // MergeCommit makes the staged Commit's epoch the current one; pending proposals

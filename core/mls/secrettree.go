@@ -218,6 +218,28 @@ func (t *secretTree) commit(st *secretStep) {
 	}
 }
 
+// adopt takes a leaf's ratchets over from another tree of the same epoch where
+// they are further on.
+func (t *secretTree) adopt(o *secretTree, l LeafIndex) error {
+	for _, kind := range []uint8{RatchetHandshake, RatchetApplication} {
+		theirs, err := o.row(rowKey{kind, uint32(l)})
+		if err != nil {
+			return err
+		}
+		st := new(secretStep)
+		ours, err := t.open(l, kind, st)
+		if err != nil {
+			return err
+		}
+		if theirs == nil || theirs.next <= ours.next {
+			continue
+		}
+		st.ratchet = theirs
+		t.commit(st)
+	}
+	return nil
+}
+
 // data gives a row as stored, nil if there is none any more.
 func (t *secretTree) data(k rowKey) []byte {
 	if k.kind == RatchetNode {

@@ -58,6 +58,7 @@ type SignatureKey struct {
 	priv  []byte // seed of an EdDSA key, scalar of an ECDSA key
 	pub   []byte
 	ecdsa *ecdsa.PrivateKey
+	eddsa []byte // the expanded form, seed and public key
 }
 
 // GenerateSignatureKey makes a key; rnd nil is crypto/rand. ECDSA keys come from
@@ -102,13 +103,15 @@ func NewSignatureKey(suite CipherSuite, priv []byte) (*SignatureKey, error) {
 			return nil, fmt.Errorf("mls: signature key: %w", ErrSignatureKey)
 		}
 		k.priv = append([]byte(nil), priv[:ed25519.SeedSize]...)
-		k.pub = ed25519.NewKeyFromSeed(k.priv).Public().(ed25519.PublicKey)
+		k.eddsa = ed25519.NewKeyFromSeed(k.priv)
+		k.pub = ed25519.PrivateKey(k.eddsa).Public().(ed25519.PublicKey)
 	case sigEd448:
 		if len(priv) != ed448.SeedSize && len(priv) != ed448.PrivateKeySize {
 			return nil, fmt.Errorf("mls: signature key: %w", ErrSignatureKey)
 		}
 		k.priv = append([]byte(nil), priv[:ed448.SeedSize]...)
-		k.pub = ed448.NewKeyFromSeed(k.priv).Public().(ed448.PublicKey)
+		k.eddsa = ed448.NewKeyFromSeed(k.priv)
+		k.pub = ed448.PrivateKey(k.eddsa).Public().(ed448.PublicKey)
 	case sigP256, sigP384, sigP521:
 		curve := scheme.curve()
 		size := (curve.Params().BitSize + 7) / 8
@@ -174,9 +177,9 @@ func (k *SignatureKey) SignWithLabel(label string, content []byte) ([]byte, erro
 	msg := signContent(label, content)
 	switch scheme := k.Suite.scheme(); scheme {
 	case sigEd25519:
-		return ed25519.Sign(ed25519.NewKeyFromSeed(k.priv), msg), nil
+		return ed25519.Sign(k.eddsa, msg), nil
 	case sigEd448:
-		return ed448.Sign(ed448.NewKeyFromSeed(k.priv), msg, ""), nil
+		return ed448.Sign(k.eddsa, msg, ""), nil
 	case sigP256, sigP384, sigP521:
 		sig, err := ecdsa.SignASN1(rand.Reader, k.ecdsa, scheme.digest(msg))
 		return sig, wrapf(err, "sign %s", label)

@@ -11,7 +11,12 @@ import (
 // local leaves know (RFC 9420 section 4.2: the private view).
 type nodeKeys map[nodeIndex][]byte
 
-func (k nodeKeys) clone() nodeKeys { return maps.Clone(k) }
+func (k nodeKeys) clone() nodeKeys {
+	if k == nil {
+		return nodeKeys{}
+	}
+	return maps.Clone(k)
+}
 
 // prune drops keys of nodes that are blank, gone, or hold another key than
 // before.

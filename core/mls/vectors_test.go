@@ -802,7 +802,6 @@ func vectorPassive(t *testing.T, raw json.RawMessage) {
 	})
 	cfg := testConfig()
 	cfg.PSKs = psks
-	cfg.IgnoreLifetime = true // the vectors are of their day
 	kp, err := ParseMessage(v.KeyPackage)
 	must(t, err)
 	sig, err := NewSignatureKey(v.CipherSuite, v.Signature)
