@@ -1,0 +1,338 @@
+package matrix
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// createSuffix makes the origin ID of a CreateRoom out of the event's that asks for it; the event itself is
+// the origin of the Invite.
+const createSuffix = "/create"
+
+// originEvent is the event that an intent came from.
+func originEvent(originID string) id.EventID {
+	ev, _, _ := strings.Cut(originID, "/")
+	return id.EventID(ev)
+}
+
+// intake hands an intent to the provider. What the provider refuses at once is undone as what it refuses later; an
+// error is returned only if the event has to be carried out again.
+func (b *bridge) intake(ctx context.Context, room id.RoomID, in adapter.Intent) error {
+	in.Hint = string(room)
+	err := b.host.Intake(ctx, in)
+	if err == nil || fault.Temporary(err) {
+		return err
+	}
+	b.log.Info().Err(err).Str("room", in.Room.String()).Str("event", in.OriginID).Msg("an intent was refused")
+	return b.undo(ctx, refusedIntent{kind: in.Kind, uri: in.Room, room: room, event: originEvent(in.OriginID), actor: in.Actor, target: in.Target, err: err})
+}
+
+// onMember carries out a change of membership. The membership seen is stored with the mark that the event is done.
+func (b *bridge) onMember(ctx context.Context, ev rawEvent) ([]func(*sql.Tx) error, error) {
+	user := id.UserID(*ev.StateKey)
+	membership := asObject(ev.Content).str("membership")
+	prior, err := b.st.member(ctx, ev.RoomID, user)
+	if err != nil {
+		return nil, err
+	}
+	if prior.membership == "" {
+		prior.membership = asObject(ev.Unsigned).object("prev_content").str("membership")
+	}
+	seen := []func(*sql.Tx) error{setMember(ev.RoomID, user, member{membership: membership, sender: ev.Sender, event: ev.ID})}
+	p, isPortal, err := b.st.portalAt(ctx, ev.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	if membership == "leave" && !isPortal {
+		seen[0] = dropMember(ev.RoomID, user)
+	}
+	if isOurs(ev.Sender, b.server) {
+		return seen, nil // an echo of what this adapter did
+	}
+	isPortal = isPortal && !p.closing
+	switch membership {
+	case "invite":
+		err = b.onInvite(ctx, ev, user, p, isPortal)
+	case "join":
+		if isPortal && prior.membership != "join" {
+			err = b.onJoin(ctx, ev, user, p, prior)
+		}
+	case "leave", "ban":
+		if isPortal && prior.membership != "leave" && prior.membership != "ban" {
+			err = b.onLeave(ctx, ev, user, p, prior)
+		}
+	}
+	return seen, err
+}
+
+func (b *bridge) onInvite(ctx context.Context, ev rawEvent, user id.UserID, p portal, isPortal bool) error {
+	if !isOurs(user, b.server) {
+		return nil // another person; what counts is whether they join
+	}
+	actor, ok := b.person(ev.Sender)
+	if !ok {
+		return b.decline(ctx, ev.RoomID, user, "you may not use this bridge; its administrator can allow it")
+	}
+	if user == b.hs.bot {
+		if err := b.ensureBot(ctx); err != nil {
+			return err
+		}
+		if err := b.joinAs(ctx, ev.RoomID, b.hs.bot); err != nil || isPortal {
+			return err
+		}
+		return b.say(ctx, ev.RoomID, "", "help "+string(ev.ID), helpText)
+	}
+	target, ok, err := b.ghostURI(ctx, user)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return b.decline(ctx, ev.RoomID, user, "there is no such MIMI user")
+	}
+	if !isPortal {
+		if p, err = b.adoptRoom(ctx, ev); err != nil {
+			return err
+		}
+	} else if in, err := b.participant(ctx, p.uri, target); err != nil {
+		return err
+	} else if in {
+		// Already in the MIMI room; the ghost was left out here, as in a large room, or had left by mistake.
+		return b.joinGhost(ctx, p, target)
+	}
+	if err := b.ensureMade(ctx, p, b.invitedRoomName(ev)); err != nil {
+		return err
+	}
+	return b.intake(ctx, ev.RoomID, adapter.Intent{
+		Kind: adapter.Invite, Room: p.uri, Actor: actor, Target: target, OriginID: string(ev.ID), OriginTime: ev.time(),
+	})
+}
+
+// adoptRoom makes the Matrix room of an invitation the portal of a new MIMI room.
+func (b *bridge) adoptRoom(ctx context.Context, ev rawEvent) (portal, error) {
+	var random [16]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return portal{}, err
+	}
+	uri, err := mimiuri.New(b.domain, mimiuri.Room, hex.EncodeToString(random[:]))
+	if err != nil {
+		return portal{}, err
+	}
+	// With the bot in it already, the homeserver has been sending the room's events all along.
+	bot, err := b.st.member(ctx, ev.RoomID, b.hs.bot)
+	if err != nil {
+		return portal{}, err
+	}
+	p := portal{uri: uri, room: ev.RoomID, admitted: bot.membership == "join", creator: ev.Sender, creation: ev.ID}
+	if err := b.st.addPortal(p); err != nil {
+		return portal{}, err
+	}
+	// What is stored counts: a repeated event finds what it made the first time.
+	p, ok, err := b.st.portalAt(ctx, ev.RoomID)
+	if err == nil && !ok {
+		err = errors.New("matrix: a portal vanished")
+	}
+	return p, err
+}
+
+// ensureMade asks for the MIMI room of a portal that a local user made, unless it is there. It is always the same
+// intent, whoever's event comes first, so it is done once.
+func (b *bridge) ensureMade(ctx context.Context, p portal, name string) error {
+	if p.own {
+		return nil
+	}
+	if _, ok, err := b.host.Room(ctx, p.uri); err != nil || ok {
+		return err
+	}
+	creator, ok := b.person(p.creator)
+	if !ok {
+		return nil // the permission is gone; what is wanted of the room will be refused
+	}
+	return b.intake(ctx, p.room, adapter.Intent{
+		Kind: adapter.CreateRoom, Room: p.uri, Actor: creator, Name: name, OriginID: string(p.creation) + createSuffix,
+	})
+}
+
+// invitedRoomName is the room's name as far as the invitation shows it.
+func (b *bridge) invitedRoomName(ev rawEvent) string {
+	var state []rawEvent
+	if unmarshal(asObject(ev.Unsigned)["invite_room_state"], &state) != nil {
+		return ""
+	}
+	for _, s := range state {
+		if s.Type == "m.room.name" {
+			return clip(asObject(s.Content).str("name"), 200)
+		}
+	}
+	return ""
+}
+
+func (b *bridge) onJoin(ctx context.Context, ev rawEvent, user id.UserID, p portal, prior member) error {
+	if isOurs(user, b.server) {
+		return nil
+	}
+	uri, ok := localURI(user, b.server, b.domain)
+	if !ok {
+		return nil
+	}
+	if in, err := b.participant(ctx, p.uri, uri); err != nil || in {
+		return err
+	}
+	// Not a participant. They may have been removed between their joining and now.
+	if still, err := b.stillMember(ctx, p, user, "join"); err != nil || !still {
+		return err
+	}
+	in := adapter.Intent{Room: p.uri, OriginID: string(ev.ID), OriginTime: ev.time()}
+	if inviter, ok := b.person(prior.sender); ok && prior.membership == "invite" {
+		in.Kind, in.Actor, in.Target = adapter.Invite, inviter, uri
+	} else {
+		in.Kind, in.Actor = adapter.JoinRoom, uri
+	}
+	if !b.permitted(user) {
+		return b.undo(ctx, refusedIntent{kind: adapter.Invite, uri: p.uri, room: p.room, event: ev.ID, actor: in.Actor, target: uri,
+			err: fault.Newf(fault.Forbidden, "%s may not use this bridge; its administrator can allow it", user)})
+	}
+	return b.intake(ctx, p.room, in)
+}
+
+func (b *bridge) onLeave(ctx context.Context, ev rawEvent, user id.UserID, p portal, prior member) error {
+	in := adapter.Intent{Room: p.uri, OriginID: string(ev.ID), OriginTime: ev.time()}
+	if user == b.hs.bot {
+		b.log.Info().Str("matrix_room", string(p.room)).Msg("the bot was removed from a room")
+		return nil
+	}
+	var target mimiuri.URI
+	if isOurs(user, b.server) {
+		uri, ok, err := b.ghostURI(ctx, user)
+		if err != nil || !ok {
+			return err
+		}
+		target = uri
+	} else {
+		uri, ok := localURI(user, b.server, b.domain)
+		if !ok {
+			return nil
+		}
+		target = uri
+		in.Actor = uri
+	}
+	if user == ev.Sender {
+		in.Kind = adapter.LeaveRoom
+	} else {
+		in.Kind, in.Target = adapter.Remove, target
+		actor, ok := b.person(ev.Sender)
+		if !ok {
+			return b.undo(ctx, refusedIntent{kind: adapter.Remove, uri: p.uri, room: p.room, event: ev.ID, target: target,
+				err: fault.Newf(fault.Forbidden, "%s may not use this bridge", ev.Sender)})
+		}
+		in.Actor = actor
+	}
+	// Somebody invited here who never joined was no participant, unless they had been made one elsewhere. One who
+	// had joined was, or is about to become one.
+	if prior.membership != "join" {
+		if in, err := b.participant(ctx, p.uri, target); err != nil {
+			return err
+		} else if !in && !isOurs(user, b.server) {
+			return nil
+		}
+	}
+	return b.intake(ctx, p.room, in)
+}
+
+// stillMember asks the homeserver for somebody's present membership. If it does not say, the answer is yes.
+func (b *bridge) stillMember(ctx context.Context, p portal, user id.UserID, membership string) (bool, error) {
+	as, err := b.speaker(ctx, p.room)
+	if err != nil || as == "" {
+		return true, err
+	}
+	var now struct {
+		Membership string `json:"membership"`
+	}
+	err = b.hs.state(ctx, as, p.room, "m.room.member", string(user), &now)
+	if err != nil {
+		if fault.Temporary(err) {
+			return false, err
+		}
+		return true, nil
+	}
+	return now.Membership == membership, nil
+}
+
+// onMessage passes on what somebody says in a portal, and answers them elsewhere.
+func (b *bridge) onMessage(ctx context.Context, ev rawEvent) error {
+	p, ok, err := b.st.portalAt(ctx, ev.RoomID)
+	if err != nil {
+		return err
+	}
+	body := asObject(ev.Content)
+	if !ok || p.closing {
+		return b.onCommand(ctx, ev, body)
+	}
+	if !p.admitted {
+		return errNotYet
+	}
+	if _, ok := localURI(ev.Sender, b.server, b.domain); !ok {
+		return nil
+	}
+	sender, ok := b.person(ev.Sender)
+	if !ok {
+		return b.say(ctx, ev.RoomID, ev.ID, "forbidden", "Not delivered: you may not use this bridge; its administrator can allow it.")
+	}
+	text, why := textOf(ev, body)
+	if why != "" {
+		return b.say(ctx, ev.RoomID, ev.ID, "unbridged", why)
+	}
+	if text == "" {
+		return nil
+	}
+	msg := content.Text(text)
+	msg.SetExternalMessageID([]byte(ev.ID), b.server)
+	return b.intake(ctx, ev.RoomID, adapter.Intent{
+		Kind: adapter.SendMessage, Room: p.uri, Actor: sender, Content: msg, OriginID: string(ev.ID), OriginTime: ev.time(),
+	})
+}
+
+// textOf is the text of a message event; why says what to tell its author if it has none that can be passed on.
+// Both are empty for what is not worth a word: a message that has been redacted or is empty.
+func textOf(ev rawEvent, body object) (text, why string) {
+	switch ev.Type {
+	case "m.room.message":
+	case "m.room.encrypted":
+		return "", "Not delivered: this message is encrypted, and the bridge cannot read encrypted Matrix rooms yet. Use a room without encryption; between providers MIMI encrypts."
+	default:
+		return "", "Not delivered: only text can be sent to MIMI so far."
+	}
+	if len(body) == 0 {
+		return "", "" // redacted
+	}
+	text = body.str("body")
+	switch body.str("msgtype") {
+	case "m.text", "m.notice":
+		return text, ""
+	case "m.emote":
+		if text == "" {
+			return "", ""
+		}
+		local, _, _ := splitID(ev.Sender)
+		return "* " + local + " " + text, ""
+	}
+	return "", "Not delivered: only text can be sent to MIMI so far, no pictures, files or the like."
+}
+
+func (ev rawEvent) time() time.Time {
+	if ev.Timestamp <= 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ev.Timestamp).UTC()
+}

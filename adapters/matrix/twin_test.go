@@ -1,0 +1,474 @@
+package matrix
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	_ "modernc.org/sqlite"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// twin is a provider in memory: it keeps adapter.Host's promises (idempotent intake, events in order, delivered until
+// acknowledged) and plays the people elsewhere. It outlives the adapter, as the provider's database would.
+type twin struct {
+	t      testing.TB
+	domain string
+	db     *sql.DB
+	logs   *logBuffer
+
+	mu      sync.Mutex
+	levels  map[string]adapter.Level // by Matrix ID; others by defaultLevel
+	rooms   map[mimiuri.URI]*twinRoom
+	seen    map[string]bool // intents, by their key
+	intents []adapter.Intent
+	refuse  func(adapter.Intent) error      // later, by an event
+	reject  func(adapter.Intent) error      // at once, by Intake
+	events  map[mimiuri.URI][]adapter.Event // all, by room
+	tries   map[string]int                  // deliveries attempted, by room and seq
+	adapter adapter.Adapter                 // nil while none runs
+	wake    *sync.Cond
+	stop    bool
+	failed  map[string]error // events given up, by room and seq
+	hook    func(adapter.Event, error)
+}
+
+type twinRoom struct {
+	room      adapter.Room
+	open      bool // JoinRoom is allowed
+	next      int  // index of the event to deliver
+	delivered int
+}
+
+const twinDomain = "matrix.example"
+
+func newTwin(t testing.TB) *twin {
+	tw := &twin{
+		t: t, domain: twinDomain, logs: &logBuffer{}, levels: map[string]adapter.Level{},
+		rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, events: map[mimiuri.URI][]adapter.Event{}, tries: map[string]int{}, failed: map[string]error{},
+	}
+	tw.wake = sync.NewCond(&tw.mu)
+	tw.openDB(filepath.Join(t.TempDir(), "adapter.db"))
+	t.Cleanup(func() {
+		tw.mu.Lock()
+		tw.stop = true
+		tw.wake.Broadcast()
+		tw.mu.Unlock()
+		tw.db.Close()
+	})
+	return tw
+}
+
+func (tw *twin) openDB(path string) {
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=foreign_keys(1)&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)")
+	if err != nil {
+		tw.t.Fatal(err)
+	}
+	tw.db = db
+}
+
+func (tw *twin) Domain() string      { return tw.domain }
+func (tw *twin) DB() *sql.DB         { return tw.db }
+func (tw *twin) Log() zerolog.Logger { return zerolog.New(tw.logs) }
+
+func (tw *twin) Level(id string) adapter.Level {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if l, ok := tw.levels[id]; ok {
+		return l
+	}
+	if strings.HasSuffix(id, ":"+server) {
+		return adapter.LevelUser
+	}
+	return adapter.LevelNone
+}
+
+func (tw *twin) Room(_ context.Context, room mimiuri.URI) (adapter.Room, bool, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	r, ok := tw.rooms[room]
+	if !ok {
+		return adapter.Room{}, false, nil
+	}
+	out := r.room
+	out.Participants = slices.Clone(out.Participants)
+	return out, true, nil
+}
+
+func (tw *twin) Rooms(context.Context) ([]mimiuri.URI, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	var out []mimiuri.URI
+	for u := range tw.rooms {
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if in.OriginID == "" || len(in.OriginID) > 512 || len(in.Hint) > 1024 || in.Room.Kind != mimiuri.Room || in.Actor.Kind != mimiuri.User || in.Actor.Domain != tw.domain {
+		tw.t.Errorf("an intent against the contract: %+v", in)
+	}
+	if tw.reject != nil {
+		if err := tw.reject(in); err != nil {
+			return err
+		}
+	}
+	key := fmt.Sprint(in.Room, "|", in.Actor, "|", in.OriginID)
+	if tw.seen[key] {
+		return nil
+	}
+	tw.seen[key] = true
+	tw.intents = append(tw.intents, in)
+	origin := &adapter.Origin{Adapter: Name, ID: in.OriginID, Hint: in.Hint}
+	r := tw.rooms[in.Room]
+	var err error
+	if tw.refuse != nil {
+		err = tw.refuse(in)
+	}
+	role := func(u mimiuri.URI) (p adapter.Participant, ok bool) {
+		if r == nil {
+			return p, false
+		}
+		i := slices.IndexFunc(r.room.Participants, func(p adapter.Participant) bool { return p.User == u })
+		if i < 0 {
+			return p, false
+		}
+		return r.room.Participants[i], true
+	}
+	actor, isIn := role(in.Actor)
+	_, targetIn := role(in.Target)
+	switch {
+	case err != nil:
+	case in.Kind == adapter.CreateRoom:
+		if r != nil {
+			err = fault.New(fault.Conflict, "there is such a room already")
+		}
+	case r == nil:
+		err = fault.New(fault.NotFound, "there is no such room")
+	case in.Kind == adapter.JoinRoom:
+		if isIn || !r.open {
+			err = fault.New(fault.Forbidden, "this room is not open")
+		}
+	case !isIn:
+		err = fault.New(fault.Forbidden, "you are not in the room")
+	case in.Kind == adapter.Invite && targetIn:
+		err = fault.New(fault.Conflict, "they are in the room already")
+	case in.Kind == adapter.Remove && !actor.Admin:
+		err = fault.New(fault.Forbidden, "you may not remove anybody")
+	case in.Kind == adapter.Remove && !targetIn:
+		err = fault.New(fault.Conflict, "they are not in the room")
+	}
+	if err != nil {
+		tw.emit(adapter.Event{Kind: adapter.Refused, Room: in.Room, Origin: origin, Intent: in.Kind, Actor: in.Actor, Target: in.Target, Err: err, Local: []mimiuri.URI{in.Actor}})
+		return nil
+	}
+	switch in.Kind {
+	case adapter.CreateRoom:
+		tw.rooms[in.Room] = &twinRoom{room: adapter.Room{URI: in.Room, Name: in.Name}}
+		tw.join(in.Room, in.Actor, in.Actor, true, origin)
+	case adapter.Invite:
+		tw.join(in.Room, in.Target, in.Actor, false, origin)
+	case adapter.JoinRoom:
+		tw.join(in.Room, in.Actor, in.Actor, false, origin)
+	case adapter.LeaveRoom:
+		tw.leave(in.Room, in.Actor, in.Actor, origin)
+	case adapter.Remove:
+		tw.leave(in.Room, in.Target, in.Actor, origin)
+	case adapter.SendMessage:
+		tw.message(in.Room, in.Actor, in.Content, origin)
+	}
+	return nil
+}
+
+// The rest is called with tw.mu held.
+
+func (tw *twin) locals(room mimiuri.URI) []mimiuri.URI {
+	var out []mimiuri.URI
+	for _, p := range tw.rooms[room].room.Participants {
+		if p.User.Domain == tw.domain {
+			out = append(out, p.User)
+		}
+	}
+	return out
+}
+
+func (tw *twin) emit(ev adapter.Event) {
+	ev.Seq = uint64(len(tw.events[ev.Room]) + 1)
+	ev.Time = time.Now().Truncate(time.Millisecond)
+	if tw.rooms[ev.Room] == nil && ev.Kind != adapter.Refused {
+		tw.t.Errorf("event of a room that is not there: %+v", ev)
+	}
+	if tw.events[ev.Room] == nil {
+		go tw.deliver(ev.Room)
+	}
+	tw.events[ev.Room] = append(tw.events[ev.Room], ev)
+	tw.wake.Broadcast()
+}
+
+func (tw *twin) join(room, user, actor mimiuri.URI, admin bool, origin *adapter.Origin) {
+	r := tw.rooms[room]
+	r.room.Participants = append(r.room.Participants, adapter.Participant{User: user, Role: 2, RoleName: "member", Send: true, Admin: admin})
+	if len(tw.locals(room)) == 0 {
+		return // none of our business
+	}
+	tw.emit(adapter.Event{Kind: adapter.Joined, Room: room, User: user, Actor: actor, Origin: origin, Local: tw.locals(room)})
+}
+
+func (tw *twin) leave(room, user, actor mimiuri.URI, origin *adapter.Origin) {
+	local := tw.locals(room)
+	r := tw.rooms[room]
+	r.room.Participants = slices.DeleteFunc(r.room.Participants, func(p adapter.Participant) bool { return p.User == user })
+	if len(local) > 0 {
+		tw.emit(adapter.Event{Kind: adapter.Left, Room: room, User: user, Actor: actor, Origin: origin, Local: local})
+	}
+}
+
+func (tw *twin) message(room, sender mimiuri.URI, m *content.Message, origin *adapter.Origin) content.MessageID {
+	if err := m.Stamp(zeroReader{byte(len(tw.events[room]) + 1)}, sender, room); err != nil {
+		tw.t.Error(err)
+	}
+	b, err := m.Encode()
+	if err != nil {
+		tw.t.Error(err)
+	}
+	id := content.ID(b, sender, room, m.Salt)
+	if len(tw.locals(room)) > 0 {
+		tw.emit(adapter.Event{Kind: adapter.Message, Room: room, Sender: sender, Content: m, ID: id, Origin: origin, Local: tw.locals(room)})
+	}
+	return id
+}
+
+type zeroReader struct{ b byte }
+
+func (z zeroReader) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = z.b
+	}
+	return len(p), nil
+}
+
+// deliver delivers a room's events, one at a time, for ever.
+func (tw *twin) deliver(room mimiuri.URI) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	next := 0
+	for {
+		for !tw.stop && (tw.adapter == nil || next >= len(tw.events[room])) {
+			tw.wake.Wait()
+		}
+		if tw.stop {
+			return
+		}
+		ev, a, hook := tw.events[room][next], tw.adapter, tw.hook
+		key := fmt.Sprint(room, ev.Seq)
+		tw.tries[key]++
+		tw.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		err := a.Deliver(ctx, ev)
+		cancel()
+		if hook != nil {
+			hook(ev, err)
+		}
+		var f *fault.Error
+		if err != nil && fault.Temporary(err) {
+			pause := 20 * time.Millisecond
+			if errors.As(err, &f) && f.RetryAfter > 0 {
+				pause = f.RetryAfter
+			}
+			time.Sleep(pause)
+		}
+		tw.mu.Lock()
+		switch {
+		case err == nil:
+			next++
+		case !fault.Temporary(err):
+			tw.failed[key] = err
+			next++
+		}
+		if r := tw.rooms[room]; r != nil {
+			r.delivered = next
+		}
+		tw.wake.Broadcast()
+	}
+}
+
+// People elsewhere.
+
+func (tw *twin) newRoom(uri, name string, users ...string) mimiuri.URI {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	u := mimiuri.MustParse(uri)
+	tw.rooms[u] = &twinRoom{room: adapter.Room{URI: u, Name: name}}
+	for i, user := range users {
+		tw.join(u, mimiuri.MustParse(user), mimiuri.MustParse(users[0]), i == 0, nil)
+	}
+	return u
+}
+
+func (tw *twin) add(room mimiuri.URI, actor, user string) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.join(room, mimiuri.MustParse(user), mimiuri.MustParse(actor), false, nil)
+}
+
+func (tw *twin) addAdmin(room mimiuri.URI, actor, user string) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.join(room, mimiuri.MustParse(user), mimiuri.MustParse(actor), true, nil)
+}
+
+func (tw *twin) remove(room mimiuri.URI, actor, user string) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.leave(room, mimiuri.MustParse(user), mimiuri.MustParse(actor), nil)
+}
+
+func (tw *twin) say(room mimiuri.URI, user, text string) content.MessageID {
+	return tw.send(room, user, content.Text(text))
+}
+
+func (tw *twin) send(room mimiuri.URI, user string, m *content.Message) content.MessageID {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	return tw.message(room, mimiuri.MustParse(user), m, nil)
+}
+
+func (tw *twin) rename(room mimiuri.URI, actor, name string) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.rooms[room].room.Name = name
+	tw.emit(adapter.Event{Kind: adapter.Metadata, Room: room, Actor: mimiuri.MustParse(actor), Local: tw.locals(room)})
+}
+
+func (tw *twin) closeRoom(room mimiuri.URI) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.rooms[room].room.Gone = true
+	tw.emit(adapter.Event{Kind: adapter.Closed, Room: room, Local: tw.locals(room)})
+}
+
+// Waiting.
+
+// until waits until cond, which is called with tw.mu held, is true.
+func (tw *twin) until(ctx context.Context, what string, cond func() bool) {
+	tw.t.Helper()
+	defer context.AfterFunc(ctx, func() {
+		tw.mu.Lock()
+		tw.wake.Broadcast()
+		tw.mu.Unlock()
+	})()
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	for !cond() {
+		if ctx.Err() != nil {
+			tw.t.Fatalf("%s: %v\nintents: %v\nlog:\n%s", what, ctx.Err(), describe(tw.intents), tw.logs.String())
+		}
+		tw.wake.Wait()
+	}
+}
+
+func describe(list []adapter.Intent) string {
+	var b strings.Builder
+	for _, in := range list {
+		fmt.Fprintf(&b, "\n  %s %s %s → %s", kindName(in.Kind), in.Room, in.Actor, in.Target)
+	}
+	return b.String()
+}
+
+func kindName(k adapter.IntentKind) string {
+	return [...]string{"?", "create", "invite", "join", "leave", "remove", "send"}[k]
+}
+
+// intent waits for an intent of which match is true.
+func (tw *twin) intent(ctx context.Context, what string, match func(adapter.Intent) bool) (found adapter.Intent) {
+	tw.t.Helper()
+	tw.until(ctx, "waiting for the intent: "+what, func() bool {
+		for _, in := range tw.intents {
+			if match(in) {
+				found = in
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// settled waits until all events so far have been delivered, and returns those that were given up.
+func (tw *twin) settled(ctx context.Context) {
+	tw.t.Helper()
+	tw.until(ctx, "waiting for deliveries", func() bool {
+		for uri, evs := range tw.events {
+			if r := tw.rooms[uri]; r != nil && r.delivered < len(evs) {
+				return false
+			}
+		}
+		return true
+	})
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	for key, err := range tw.failed {
+		tw.t.Errorf("delivery of %s was given up: %v", key, err)
+	}
+}
+
+func (tw *twin) isIn(room mimiuri.URI, user string) bool {
+	return slices.ContainsFunc(tw.rooms[room].room.Participants, func(p adapter.Participant) bool { return p.User.String() == user })
+}
+
+// count of intents of which match is true.
+func (tw *twin) count(match func(adapter.Intent) bool) (n int) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	for _, in := range tw.intents {
+		if match(in) {
+			n++
+		}
+	}
+	return n
+}
+
+// textsOf is what the messages in a room said, in order, with their senders' names.
+func (tw *twin) textsOf(room mimiuri.URI) (out []string) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	for _, ev := range tw.events[room] {
+		if ev.Kind == adapter.Message {
+			text, _ := ev.Content.PlainText()
+			out = append(out, ev.Sender.ID+": "+text)
+		}
+	}
+	return out
+}
+
+type logBuffer struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}

@@ -1,0 +1,194 @@
+package matrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"maunium.net/go/mautrix/id"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// refusedIntent is something a local user did on Matrix that the MIMI room did not take.
+type refusedIntent struct {
+	kind   adapter.IntentKind
+	uri    mimiuri.URI // the MIMI room
+	room   id.RoomID   // where it was done
+	event  id.EventID  // by which
+	actor  mimiuri.URI
+	target mimiuri.URI
+	err    error
+}
+
+func (b *bridge) showRefused(ctx context.Context, ev adapter.Event) error {
+	origin, room, own := ours(ev.Origin)
+	if !own {
+		return nil
+	}
+	r := refusedIntent{kind: ev.Intent, uri: ev.Room, room: room, event: origin, actor: ev.Actor, target: ev.Target, err: ev.Err}
+	if r.err == nil {
+		r.err = errors.New("matrix: refused")
+	}
+	return b.undo(ctx, r)
+}
+
+// undo takes back on Matrix what the MIMI room did not take, and tells the person why. A message stays where it
+// is, with the notice in reply: its author may want to send it again.
+func (b *bridge) undo(ctx context.Context, r refusedIntent) error {
+	p, ok, err := b.st.portal(ctx, r.uri)
+	if err != nil {
+		return err
+	}
+	if ok && p.room != r.room && r.kind != adapter.JoinRoom {
+		ok = false // the room was left and has another portal since
+	}
+	why := fault.Public(r.err)
+	notice := func(format string, args ...any) error {
+		return b.say(ctx, r.room, r.event, "refused", fmt.Sprintf(format, args...))
+	}
+	switch r.kind {
+	case adapter.SendMessage:
+		return notice("Not delivered: %s.", why)
+	case adapter.JoinRoom:
+		if ok && p.room == r.room {
+			if user, isLocal := b.local(r.actor); isLocal {
+				if err := b.removePerson(ctx, p, user, why); err != nil {
+					return err
+				}
+			}
+		}
+		return notice("You could not join %s: %s.", r.uri, why)
+	case adapter.CreateRoom:
+		if _, known, err := b.host.Room(ctx, r.uri); err != nil || known || !ok {
+			return err
+		}
+		// The invitation that was the reason is refused next, and its author is told then.
+		b.log.Warn().Err(r.err).Str("room", r.uri.String()).Msg("a room could not be made")
+		return nil
+	case adapter.Invite:
+		return b.undoInvite(ctx, r, p, ok, why, notice)
+	case adapter.LeaveRoom:
+		in, err := b.participant(ctx, r.uri, r.actor)
+		if err != nil || !in || !ok {
+			return err
+		}
+		if user, isLocal := b.local(r.actor); isLocal {
+			if err := b.invitePerson(ctx, p, user); err != nil && fault.Temporary(err) {
+				return err
+			}
+		}
+		return notice("You could not leave %s: %s.", r.uri, why)
+	case adapter.Remove:
+		in, err := b.participant(ctx, r.uri, r.target)
+		if err != nil || !in || !ok {
+			return err
+		}
+		if user, isLocal := b.local(r.target); isLocal {
+			err = b.invitePerson(ctx, p, user)
+		} else {
+			err = b.joinGhost(ctx, p, r.target)
+		}
+		if err != nil {
+			if fault.Temporary(err) {
+				return err
+			}
+			b.log.Warn().Err(err).Str("matrix_room", string(p.room)).Msg("a user who was removed could not be brought back")
+		}
+		return notice("%s was not removed from the MIMI room: %s.", b.shown(r.target), why)
+	}
+	return nil
+}
+
+func (b *bridge) undoInvite(ctx context.Context, r refusedIntent, p portal, ok bool, why string, notice func(string, ...any) error) error {
+	in, err := b.participant(ctx, r.uri, r.target)
+	if err != nil {
+		return err
+	}
+	if user, isLocal := b.local(r.target); isLocal {
+		if in || !ok {
+			return nil
+		}
+		if err := b.removePerson(ctx, p, user, why); err != nil {
+			return err
+		}
+		return notice("%s could not be added to the MIMI room: %s.", user, why)
+	}
+	if in {
+		// Invited twice, or by somebody elsewhere at the same time: they are in, and so is their ghost.
+		if ok {
+			return b.joinGhost(ctx, p, r.target)
+		}
+		return nil
+	}
+	ghost, _ := ghostID(r.target, b.server)
+	speaker, err := b.speaker(ctx, r.room)
+	if err != nil {
+		return err
+	}
+	if speaker == "" {
+		// Nobody of ours is in the room to say why. The ghost lets the bot in, or says it itself.
+		if err := b.sayThroughGhost(ctx, r, p, ok, ghost, notice, why); err != nil {
+			return err
+		}
+	} else if err := notice("%s could not be invited: %s.", b.shown(r.target), why); err != nil {
+		return err
+	}
+	if err := b.decline(ctx, r.room, ghost, why); err != nil {
+		return err
+	}
+	if _, known, err := b.host.Room(ctx, r.uri); err != nil || known || !ok || p.own {
+		return err
+	}
+	// There is no MIMI room, and nobody will make it for this invitation: the next one starts afresh.
+	invited, err := b.st.membersOf(ctx, p.room, "invite")
+	if err != nil {
+		return err
+	}
+	for _, u := range invited {
+		if u != ghost && isOurs(u, b.server) {
+			return nil
+		}
+	}
+	return b.st.removePortalOnly(p)
+}
+
+func (b *bridge) sayThroughGhost(ctx context.Context, r refusedIntent, p portal, ok bool, ghost id.UserID, notice func(string, ...any) error, why string) error {
+	if err := b.hs.register(ctx, ghost); err != nil && fault.Temporary(err) {
+		return err
+	}
+	if err := b.hs.join(ctx, ghost, r.room); err != nil {
+		if fault.Temporary(err) {
+			return err
+		}
+		return nil // the invitation was taken back
+	}
+	if err := b.st.write(setMember(r.room, ghost, member{membership: "join", sender: ghost})); err != nil {
+		return err
+	}
+	if err := b.bringBot(ctx, portal{room: r.room}, ghost); err != nil {
+		return err
+	}
+	bot, err := b.st.member(ctx, r.room, b.hs.bot)
+	if err != nil {
+		return err
+	}
+	if ok && !p.admitted && bot.membership == "join" {
+		// With the bot in it the room's events come from now on; what was said before was said to nobody.
+		if err := b.st.admit(p, 0, nil); err != nil {
+			return err
+		}
+		b.inbox.poke(p.room)
+	}
+	return notice("%s could not be invited: %s.", b.shown(r.target), why)
+}
+
+// shown is how a user is called on Matrix.
+func (b *bridge) shown(u mimiuri.URI) string {
+	if mxid, ok := b.local(u); ok {
+		return string(mxid)
+	}
+	return displayName(u)
+}
