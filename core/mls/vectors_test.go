@@ -117,14 +117,14 @@ func decode(t *testing.T, raw json.RawMessage, v any) {
 	}
 }
 
-func equal(t *testing.T, what string, got, want []byte) {
+func equal(t testing.TB, what string, got, want []byte) {
 	t.Helper()
 	if !bytes.Equal(got, want) {
 		t.Fatalf("%s: got %x, want %x", what, got, want)
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
