@@ -459,8 +459,8 @@ func (j *judge) out(user mimiuri.URI) bool {
 // authorize holds one proposal against what its proposer may do.
 func (j *judge) authorize(ch change) error {
 	role := j.s.Role(ch.by.User)
-	if ch.by.Hub && ch.by.User.IsZero() {
-		role = Role{}
+	if ch.by.User.IsZero() {
+		role = Role{} // a hub that is not listed has not what strangers have either
 	}
 	switch b := ch.body.(type) {
 	case *mls.Add:
@@ -545,8 +545,8 @@ func (j *judge) remove(ch change, role Role, leaf mls.LeafIndex) error {
 	switch {
 	case !ok:
 		return deny("Remove", "there is no such client")
-	case ch.joiner && !ch.byRef:
-		return nil // join has judged what the joining client replaces
+	case ch.joiner:
+		return nil // in an external commit, where join has judged what the joining client replaces
 	case j.out(l.user), ch.by.Hub:
 		return nil
 	case l.user == ch.by.User:
@@ -577,11 +577,11 @@ func (j *judge) join(ch change, c *mls.StagedPublicCommit) error {
 	same := false
 	for _, p := range c.Proposals {
 		r, ok := p.Proposal.Body.(*mls.Remove)
-		if !ok || p.ByRef {
+		if !ok {
 			continue
 		}
-		l, ok := j.before[r.Removed]
-		if !ok || l.user != ch.by.User {
+		l := j.before[r.Removed]
+		if l.user != ch.by.User {
 			return deny("resync", "a joining client may replace only a client of its own user")
 		}
 		if same = l.client == ch.client; !same {
@@ -698,21 +698,20 @@ func (j *judge) addUser(ch change, role Role, p Participant) error {
 	if p.User == ch.by.User {
 		return j.addSelf(ch, role, p)
 	}
-	if !role.MayChange(RoleNone, p.Role) {
+	if !(j.s.Roles.banned(p.Role) && role.Can(CanBan)) {
 		if err := need(role, CanAddParticipant); err != nil {
 			return err
 		}
+	}
+	if !role.MayChange(RoleNone, p.Role) {
 		return deny("authorized_role_changes", "your role may not add users with that role")
 	}
-	if j.roles.banned(p.Role) && role.Can(CanBan) {
-		return nil
-	}
-	return need(role, CanAddParticipant)
+	return nil
 }
 
 // addSelf judges a user who joins on their own, for which role is role 0.
 func (j *judge) addSelf(ch change, role Role, p Participant) error {
-	if !ch.joiner || ch.byRef {
+	if !ch.joiner {
 		return deny("canOpenJoin", "joining is done by an external commit")
 	}
 	if role.Can(CanOpenJoin) && role.MayChange(RoleNone, p.Role) {
@@ -759,25 +758,20 @@ func (j *judge) changeRole(ch change, role Role, p Participant, target uint32) e
 	if p.Role == target {
 		return deny("participant_list", "the user has that role already")
 	}
+	needed, allowed := CanChangeUserRole, role.Can(CanChangeUserRole)
+	switch {
+	case j.s.Roles.banned(target):
+		needed, allowed = CanBan, allowed || role.Can(CanBan)
+	case j.s.Roles.banned(p.Role):
+		needed, allowed = CanUnban, allowed || role.Can(CanUnban)
+	}
+	if !allowed {
+		return need(role, needed)
+	}
 	if !role.MayChange(p.Role, target) {
-		if !role.Can(CanBan) && !role.Can(CanUnban) {
-			if err := need(role, CanChangeUserRole); err != nil {
-				return err
-			}
-		}
 		return deny("authorized_role_changes", "your role may not change that role to the new one")
 	}
-	switch {
-	case j.s.Roles.banned(target) && role.Can(CanBan):
-		return nil
-	case j.s.Roles.banned(p.Role) && role.Can(CanUnban):
-		return nil
-	case j.s.Roles.banned(target) && !role.Can(CanChangeUserRole):
-		return need(role, CanBan)
-	case j.s.Roles.banned(p.Role) && !role.Can(CanChangeUserRole):
-		return need(role, CanUnban)
-	}
-	return need(role, CanChangeUserRole)
+	return nil
 }
 
 // sameClients: a leaf that stays keeps its user and its client, whatever Update or path replaces it.

@@ -143,9 +143,9 @@ func TestCooperativeCommits(t *testing.T) {
 		{"canBan: authorized_role_changes has the user's role", "cathy/1", func(w *world) []mls.ProposalBody {
 			return []mls.ProposalBody{setRole(0, 1), w.remove("alice/1")}
 		}, "authorized_role_changes"},
-		{"canBan: without it", "bob/1", bodies(setRole(3, 1)), "canChangeUserRole"},
+		{"canBan: without it", "bob/1", bodies(setRole(3, 1)), "canBan"},
 		{"canUnban", "cathy/1", bodies(setRole(4, 2)), ""},
-		{"canUnban: without it", "bob/1", bodies(setRole(4, 2)), "canChangeUserRole"},
+		{"canUnban: without it", "bob/1", bodies(setRole(4, 2)), "canUnBan"},
 		{"canUnban: not to a higher role than authorized", "cathy/1", bodies(setRole(4, 4)), "authorized_role_changes"},
 
 		{"canChangeUserRole", "cathy/1", bodies(setRole(1, 3)), ""},
@@ -181,6 +181,11 @@ func TestCooperativeCommits(t *testing.T) {
 			bodies(update(mls.ComponentAppComponents, []byte{0})), "canChangeOtherPolicyAttribute"},
 		{"mls_operational_policy", "alice/1",
 			bodies(update(ComponentOperational, new(OperationalParameters).Marshal())), "canChangeMlsOperationalPolicies"},
+		{"franking_agent: by the highest role where there is none", "alice/1", bodies(update(ComponentFrankingAgent, agent())), ""},
+		{"franking_agent: by a lower role", "cathy/1", bodies(update(ComponentFrankingAgent, agent())), "canChangeOtherPolicyAttribute"},
+		{"adds: a client of a user whose role has none", "alice/1", func(w *world) []mls.ProposalBody {
+			return []mls.ProposalBody{w.add("hubert/1")}
+		}, "maximum_active_participants_constraint"},
 		{"join_links: canCreateJoinCode", "alice/1",
 			bodies(update(ComponentJoinLinks, JoinLinksUpdate{Added: [][]byte{[]byte("x")}}.Marshal())), "canCreateJoinCode"},
 
@@ -189,6 +194,8 @@ func TestCooperativeCommits(t *testing.T) {
 			bodies(metadata(func(m *RoomMetadata) { m.Descriptions = []RichDescription{{Content: []byte("d")}} })), ""},
 		{"room_metadata: without canChangeRoomDescription", "bob/1",
 			bodies(metadata(func(m *RoomMetadata) { m.Descriptions = []RichDescription{{Content: []byte("d")}} })), "canChangeRoomDescription"},
+		{"room_metadata: an ordinary user's fields", "bob/1",
+			bodies(metadata(func(m *RoomMetadata) { m.Avatar, m.Subject, m.Mood = "https://a.example/i", "s", "m" })), ""},
 		{"room_metadata: the URI stays", "alice/1",
 			bodies(metadata(func(m *RoomMetadata) { m.Room = mimiuri.MustParse("mimi://a.example/r/other") })), "room_metadata"},
 		{"room_metadata: remove", "alice/1", bodies(drop(ComponentRoomMetadata)), "room_metadata"},
@@ -547,6 +554,37 @@ func TestExternalCommits(t *testing.T) {
 			expect(t, w.state.CheckCommit(staged, c.from, w.hub.Members(), 0), c.want)
 		})
 	}
+	t.Run("canOpenJoin: authorized_role_changes is not enough", func(t *testing.T) {
+		w := newWorld(t, setup{dict: Strict})
+		expect(t, w.check(w.joinAs("dave/1", "", enlist(dave, 2)), "dave/1"), "canOpenJoin")
+	})
+	t.Run("SelfRemoves that stand alone", func(t *testing.T) {
+		for _, c := range []struct {
+			name string
+			gone []Capability // which an ordinary user has not
+			list bool         // bob is taken off the list, but the external commit cannot say so
+			want string
+		}{
+			{"canRemoveOwnClient", []Capability{CanRemoveSelf}, false, ""},
+			{"canRemoveSelf", []Capability{CanRemoveOwnClient}, false, ""},
+			{"neither", []Capability{CanRemoveOwnClient, CanRemoveSelf}, false, "canRemoveOwnClient"},
+			{"neither, of a removed participant", []Capability{CanRemoveOwnClient, CanRemoveSelf}, true, ""},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				w := newWorld(t, setup{change: editRoles(func(r RoleData) {
+					for _, x := range c.gone {
+						r[2].Capabilities = without(r[2].Capabilities, x)
+					}
+				})})
+				if c.list {
+					w.propose("cathy/1", delist(1))
+				}
+				w.propose("bob/1", &mls.SelfRemove{})
+				w.state = w.state.WithPending(w.hub.Proposals(), w.hub.Members())
+				expect(t, w.check(w.joinAs("frank/1", ""), "frank/1"), c.want)
+			})
+		}
+	})
 	t.Run("only SelfRemoves are carried", func(t *testing.T) {
 		w := newWorld(t, setup{})
 		w.propose("bob/1", &mls.SelfRemove{}, w.remove("bob/2"), delist(1))
@@ -597,6 +635,13 @@ func TestHubProposals(t *testing.T) {
 		{"bans", 0, func(w *world) []mls.ProposalBody {
 			return []mls.ProposalBody{setRole(1, 1), w.remove("bob/1"), w.remove("bob/2")}
 		}, "a.example", ""},
+		{"bans a user who is not listed", 0, bodies(enlist(dave, 1)), "a.example", ""},
+		{"removes no hub", 0, bodies(delist(5)), "a.example", "canRemoveSelf"},
+		{"sets a franking agent where there is none", 0, bodies(update(ComponentFrankingAgent, agent())), "a.example", ""},
+		{"changes the extensions of the group", 0, func(w *world) []mls.ProposalBody {
+			e := w.hub.GroupContext().Extensions
+			return []mls.ProposalBody{&mls.GroupContextExtensions{Extensions: e}}
+		}, "a.example", ""},
 		{"does not restore a banned user", 0, bodies(setRole(4, 2)), "a.example", "authorized_role_changes"},
 		{"takes a banned user off the list", 0, bodies(delist(4)), "a.example", ""},
 		{"adds nobody", 0, bodies(enlist(dave, 2)), "a.example", "canAddParticipant"},
@@ -622,6 +667,20 @@ func TestHubProposals(t *testing.T) {
 			}
 		})
 	}
+	t.Run("canChangeMlsOperationalPolicies: the hub changes the extensions of the group", func(t *testing.T) {
+		w := newWorld(t, setup{change: editRoles(func(r RoleData) {
+			r[5].Capabilities = without(r[5].Capabilities, CanChangeMLSOperationalPolicies)
+		})})
+		ps := w.proposeOutside(0, &mls.GroupContextExtensions{Extensions: w.hub.GroupContext().Extensions})
+		expect(t, w.state.CheckProposals(ps, "a.example", w.hub.Members()), "canChangeMlsOperationalPolicies")
+	})
+	t.Run("the hub is another sender by its index", func(t *testing.T) {
+		w := newWorld(t, setup{})
+		w.propose("bob/1", enlist(dave, 2))
+		expect(t, w.state.CheckCommit(w.commit("cathy/1"), "c.example", w.hub.Members(), 1), "")
+		w.proposeOutside(0, delist(3))
+		expect(t, w.state.CheckCommit(w.commit("cathy/1"), "c.example", w.hub.Members(), 1), "external_senders")
+	})
 	t.Run("another external sender", func(t *testing.T) {
 		w := newWorld(t, setup{})
 		w.proposeOutside(1, delist(3))
@@ -669,11 +728,30 @@ func TestNumbers(t *testing.T) {
 			{"another one becomes active", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.add("frank/1")} }, "maximum_active_participants_constraint"},
 			{"another one is added with a client", "alice/1", addDave, "maximum_active_participants_constraint"},
 			{"another one is added without", "alice/1", bodies(enlist(dave, 2)), ""},
+			{"passed already, the rest of the room goes on", "alice/1", bodies(metadata(func(m *RoomMetadata) { m.Name = "x" })), ""},
 			{"another client of who is active", "bob/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.add("bob/3")} }, ""},
 		}},
 		{"minimum_active_participants_constraint", role(2, func(r *Role) { r.MinActive = 1 }), []attempt{
 			{"the last active one is kicked", "alice/1", kickBob, "minimum_active_participants_constraint"},
 			{"one of two clients goes", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.remove("bob/1")} }, ""},
+		}},
+		{"maximum_participants_constraint not reached", role(2, func(r *Role) { r.MaxParticipants = u32(3) }), []attempt{
+			{"an addition up to it", "alice/1", bodies(enlist(dave, 2)), ""},
+		}},
+		{"maximum_active_participants_constraint not reached", role(2, func(r *Role) { r.MaxActive = u32(2) }), []attempt{
+			{"another one up to it", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.add("frank/1")} }, ""},
+		}},
+		{"maximum_active_participants_constraint passed already", setup{
+			change:  editRoles(func(d RoleData) { d[2].MaxActive = u32(1) }),
+			clients: append([]string{"frank/1"}, usualClients...),
+		}, []attempt{
+			{"the rest of the room goes on", "alice/1", bodies(metadata(func(m *RoomMetadata) { m.Name = "x" })), ""},
+		}},
+		{"minimum_active_participants_constraint missed already", role(2, func(r *Role) { r.MinActive = 2 }), []attempt{
+			{"the rest of the room goes on", "alice/1", bodies(metadata(func(m *RoomMetadata) { m.Name = "x" })), ""},
+		}},
+		{"max_users passed already", setup{change: editBase(func(p *BaseRoomPolicy) { p.MaxUsers = u32(2) })}, []attempt{
+			{"the rest of the room goes on", "alice/1", bodies(delist(3)), ""},
 		}},
 		{"max_users", setup{change: editBase(func(p *BaseRoomPolicy) { p.MaxUsers = u32(5) })}, []attempt{
 			{"one more", "alice/1", bodies(enlist(dave, 2)), "max_users"},
@@ -701,6 +779,21 @@ func TestBannedRole(t *testing.T) {
 	renamed := editRoles(func(r RoleData) {
 		r[1].Name = "outcast"
 		r[3].Capabilities = without(r[3].Capabilities, CanChangeUserRole)
+	})
+	neither := editRoles(func(r RoleData) { r[3].Capabilities = []Capability{CanKick, CanSendMessage} })
+	run(t, setup{change: neither}, []attempt{
+		{"canBan: not by authorized_role_changes alone", "cathy/1", func(w *world) []mls.ProposalBody {
+			return []mls.ProposalBody{setRole(1, 1), w.remove("bob/1"), w.remove("bob/2")}
+		}, "canBan"},
+		{"canUnban: not by authorized_role_changes alone", "cathy/1", bodies(setRole(4, 2)), "canUnBan"},
+		{"canBan: of a user who is not listed, not by authorized_role_changes alone", "cathy/1", bodies(enlist(dave, 1)), "canAddParticipant"},
+		{"canAddParticipant: not by authorized_role_changes alone", "cathy/1", bodies(enlist(dave, 2)), "canAddParticipant"},
+		{"canRemoveParticipant: not by authorized_role_changes alone", "cathy/1", bodies(delist(3)), "canRemoveParticipant"},
+	})
+	canBanOnly := editRoles(func(r RoleData) { r[3].Capabilities = []Capability{CanBan} })
+	run(t, setup{change: canBanOnly}, []attempt{
+		{"canBan adds nobody who is not banned", "cathy/1", bodies(enlist(dave, 2)), "canAddParticipant"},
+		{"canBan lifts no ban", "cathy/1", bodies(setRole(4, 2)), "canUnBan"},
 	})
 	banOnly := editRoles(func(r RoleData) { r[3].Capabilities = without(r[3].Capabilities, CanChangeUserRole) })
 	kicked := func(w *world) []mls.ProposalBody {
@@ -737,6 +830,13 @@ func TestSend(t *testing.T) {
 
 func TestGroupInfoAndKeyMaterial(t *testing.T) {
 	open := editRoles(func(r RoleData) { r[0].Capabilities = []Capability{CanOpenJoin} })
+	preauth := func(d *mls.AppDataDictionary) {
+		d.Set(ComponentPreAuthList, PreAuthData{{Role: Role{Index: 2}}}.Marshal())
+	}
+	preauthJoin := func(d *mls.AppDataDictionary) {
+		preauth(d)
+		editRoles(func(r RoleData) { r[2].Capabilities = with(r[2].Capabilities, CanJoinIfPreauthorized) })(d)
+	}
 	for _, c := range []struct {
 		name   string
 		change func(*mls.AppDataDictionary)
@@ -749,6 +849,9 @@ func TestGroupInfoAndKeyMaterial(t *testing.T) {
 		{"a stranger where all may join", open, dave, ""},
 		{"a banned user", nil, eve, "banned"},
 		{"a banned user where all may join", open, eve, "banned"},
+		{"a stranger who is preauthorized", preauthJoin, dave, ""},
+		{"a stranger who is preauthorized for a role that does not let them join", preauth, dave, "participant_list"},
+		{"a participant whose role has no clients", nil, hubert, "maximum_active_participants_constraint"},
 		{"the hub", nil, hub, "participant_list"},
 	} {
 		t.Run("group info: "+c.name, func(t *testing.T) {
@@ -778,7 +881,11 @@ func TestGroupInfoAndKeyMaterial(t *testing.T) {
 }
 
 func TestStrictCommits(t *testing.T) {
-	run(t, setup{dict: Strict}, []attempt{
+	more := func(d *mls.AppDataDictionary) {
+		d.Set(ComponentJoinLinks, JoinLinks{[]byte("link")}.Marshal())
+		d.Set(ComponentFrankingAgent, agent())
+	}
+	run(t, setup{dict: Strict, change: more}, []attempt{
 		{"canAddParticipant: an ordinary user has it not", "bob/1", bodies(enlist(dave, 2)), "canAddParticipant"},
 		{"canAddParticipant: an ordinary user adds no client of another", "bob/1", func(w *world) []mls.ProposalBody {
 			return []mls.ProposalBody{w.add("frank/1")}
@@ -798,6 +905,13 @@ func TestStrictCommits(t *testing.T) {
 			bodies(update(ComponentRolesList, strictRoles().Marshal()), delist(3)), "roles_list"},
 		{"canSendMLSReinitProposal", "alice/1", bodies(&mls.ReInit{GroupID: []byte("x"), Version: mls.MLS10, CipherSuite: suite}), ""},
 		{"canCreateJoinCode", "cathy/1", bodies(update(ComponentJoinLinks, JoinLinksUpdate{Added: [][]byte{[]byte("x")}}.Marshal())), ""},
+		{"canDeleteJoinCode", "cathy/1", bodies(update(ComponentJoinLinks, JoinLinksUpdate{Removed: []uint32{0}}.Marshal())), ""},
+		{"canDeleteJoinCode: an ordinary user has it not", "bob/1",
+			bodies(update(ComponentJoinLinks, JoinLinksUpdate{Removed: []uint32{0}}.Marshal())), "canDeleteJoinCode"},
+		{"canDeleteJoinCode: all of them", "cathy/1", bodies(drop(ComponentJoinLinks)), ""},
+		{"canDeleteJoinCode: all of them, an ordinary user has it not", "bob/1", bodies(drop(ComponentJoinLinks)), "canDeleteJoinCode"},
+		{"franking_agent: there is one", "alice/1", bodies(update(ComponentFrankingAgent, agent())), "franking_agent"},
+		{"franking_agent: remove", "alice/1", bodies(drop(ComponentFrankingAgent)), "franking_agent"},
 		{"canChangeOwnRole: not preauthorized", "bob/1", bodies(setRole(1, 3)), "canChangeOwnRole"},
 	})
 	run(t, setup{dict: Strict, change: func(d *mls.AppDataDictionary) {
@@ -842,7 +956,7 @@ func TestDirectMessageCommits(t *testing.T) {
 		{"nobody is added", "alice/1", bodies(enlist(dave, 2)), "fixed_membership"},
 		{"nobody is removed", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{delist(1), w.remove("bob/1")} }, "fixed_membership"},
 		{"nobody is kicked", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.remove("bob/1")} }, "canKick"},
-		{"nobody is banned", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{setRole(1, 1), w.remove("bob/1")} }, "canChangeUserRole"},
+		{"nobody is banned", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{setRole(1, 1), w.remove("bob/1")} }, "canBan"},
 		{"clients of existing participants are added", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.add("bob/2")} }, ""},
 		{"and no others", "alice/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.add("dave/1")} }, "participant_list"},
 		{"the name changes", "bob/1", bodies(metadata(func(m *RoomMetadata) { m.Name = "us" })), ""},
@@ -868,4 +982,107 @@ func TestDirectMessageCommits(t *testing.T) {
 	state := newWorld(t, s).state
 	expect(t, state.CheckKeyMaterial(alice, bob), "")
 	expect(t, state.CheckKeyMaterial(alice, dave), "fixed_membership")
+}
+
+// State of the dictionary changes by AppDataUpdate alone, even where MLS lets GroupContextExtensions change it.
+func TestDictionaryOtherwise(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(d *mls.AppDataDictionary)
+		want   string
+	}{
+		{"nothing", func(d *mls.AppDataDictionary) {}, ""},
+		{"the participant list", func(d *mls.AppDataDictionary) {
+			d.Set(ComponentParticipantList, append(usualList(), Participant{dave, 4}).Marshal())
+		}, "participant_list"},
+		{"the roles", editRoles(func(r RoleData) { r[2].Capabilities = r[4].Capabilities }), "app_data_dictionary"},
+		{"a component more", func(d *mls.AppDataDictionary) { d.Set(0x8000, []byte{1}) }, "app_data_dictionary"},
+		{"a component less", func(d *mls.AppDataDictionary) { d.Delete(ComponentBaseRoomPolicy) }, "app_data_dictionary"},
+		{"no room any more", func(d *mls.AppDataDictionary) { d.Delete(ComponentRolesList) }, "app_data_dictionary"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, setup{loose: true})
+			d := w.hub.AppData()
+			c.change(&d)
+			w.proposeOutside(0, &mls.GroupContextExtensions{Extensions: w.hub.GroupContext().Extensions.WithAppData(d)})
+			expect(t, w.check(w.commit("alice/1"), "alice/1"), c.want)
+		})
+	}
+}
+
+// What MLS does not let through is refused here, too.
+func TestProposalsMLSRefuses(t *testing.T) {
+	w := newWorld(t, setup{})
+	bob1 := mls.Sender{Type: mls.SenderMember, Leaf: w.leaf("bob/1")}
+	for _, c := range []struct {
+		name   string
+		sender mls.Sender
+		body   mls.ProposalBody
+		from   string
+		want   string
+	}{
+		{"from no member", mls.Sender{Type: mls.SenderMember, Leaf: 77}, &mls.SelfRemove{}, "b.example", "sender"},
+		{"from a committer", mls.Sender{Type: mls.SenderNewMemberCommit}, &mls.SelfRemove{}, "b.example", "sender"},
+		{"a new member's Remove", mls.Sender{Type: mls.SenderNewMemberProposal}, &mls.Remove{}, "b.example", "sender"},
+		{"a new member of no name", mls.Sender{Type: mls.SenderNewMemberProposal}, &mls.Add{}, "b.example", "credential"},
+		{"ExternalInit of a member", bob1, &mls.ExternalInit{}, "b.example", "ExternalInit"},
+		{"Remove of nobody", bob1, &mls.Remove{Removed: 77}, "b.example", "Remove"},
+		{"a type not known", bob1, unknownProposal{}, "b.example", "proposal type"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ps := []mls.PendingProposal{{Proposal: mls.Proposal{Body: c.body}, Sender: c.sender}}
+			expect(t, w.state.CheckProposals(ps, c.from, w.hub.Members()), c.want)
+		})
+	}
+	t.Run("a commit by an external sender", func(t *testing.T) {
+		c := *w.commit("bob/1")
+		c.Sender = mls.Sender{Type: mls.SenderExternal}
+		expect(t, w.check(&c, "alice/1"), "sender")
+		c.Sender = mls.Sender{Type: mls.SenderMember, Leaf: 77}
+		expect(t, w.check(&c, "alice/1"), "sender")
+	})
+	t.Run("a leaf whose credential names nobody", func(t *testing.T) {
+		bad := []mls.Member{{Leaf: 0, Node: &mls.LeafNode{Credential: mls.BasicCredential([]byte("bob"))}}}
+		expect(t, w.state.CheckMembers(bad), "credential")
+		expect(t, w.state.CheckProposals(nil, "b.example", bad), "credential")
+		expect(t, w.state.CheckCommit(w.commit("bob/1"), "b.example", bad, 0), "credential")
+	})
+}
+
+type unknownProposal struct{ *mls.SelfRemove }
+
+func (unknownProposal) ProposalType() mls.ProposalType { return 0xf000 }
+
+// A member who is not listed, which no rule lets happen, cannot make themselves a participant.
+func TestStrayMember(t *testing.T) {
+	s := setup{list: ParticipantList{{alice, 4}, {hub, 5}}, clients: []string{"alice/1", "bob/1"}, change: editRoles(func(r RoleData) {
+		r[0].Capabilities = []Capability{CanOpenJoin}
+		r[0].Changes = []RoleChanges{to(0, 2)}
+	})}
+	w := newWorld(t, s)
+	ps := w.propose("bob/1", enlist(bob, 2))
+	expect(t, w.state.CheckProposals(ps, "b.example", w.hub.Members()), "canOpenJoin")
+	w = newWorld(t, s)
+	expect(t, w.check(w.commit("bob/1", enlist(bob, 2)), "bob/1"), "participant_list")
+	expect(t, w.check(w.commit("alice/1", w.remove("bob/1")), "alice/1"), "")
+}
+
+// WithPending takes whatever a hub holds, also what it has not judged.
+func TestWithPending(t *testing.T) {
+	w := newWorld(t, setup{})
+	w.propose("cathy/1",
+		delist(99), setRole(99, 1), // nobody
+		setRole(1, 3), // another role is no ban
+		update(ComponentMessageExpiration, ParticipantListUpdate{Removed: []uint32{2}}.Marshal()),
+		update(ComponentParticipantList, []byte{0xff}),
+		delist(3))
+	s := w.state.WithPending(w.hub.Proposals(), w.hub.Members())
+	for user, want := range map[mimiuri.URI]bool{alice: false, bob: false, cathy: false, frank: true} {
+		if s.Leaving(user) != want {
+			t.Errorf("%v leaving is %v", user, !want)
+		}
+	}
+	if s = s.WithPending(nil, w.hub.Members()); s.Leaving(frank) {
+		t.Error("what was pending before still counts")
+	}
 }

@@ -75,7 +75,6 @@ func read16[T ~uint16](r *tlspl.Reader) T           { return T(r.Uint16()) }
 func write16[T ~uint16](w *tlspl.Writer, v T)       { w.Uint16(uint16(v)) }
 func readString(r *tlspl.Reader) string             { return text(r) }
 func writeString(w *tlspl.Writer, s string)         { w.String(s) }
-func readURIString(r *tlspl.Reader) string          { return uriText(r) }
 func list16[T ~uint16](r *tlspl.Reader) []T         { return list(r, maxList, read16[T]) }
 func writeList16[T ~uint16](w *tlspl.Writer, v []T) { writeList(w, v, write16[T]) }
 

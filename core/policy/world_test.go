@@ -16,6 +16,8 @@ const suite = mls.CipherSuite(1)
 var (
 	eve   = mimiuri.MustParse("mimi://e.example/u/eve")
 	frank = mimiuri.MustParse("mimi://f.example/u/frank")
+	// hubert has a role without clients.
+	hubert = mimiuri.MustParse("mimi://a.example/u/hubert")
 )
 
 // world is a room with a real MLS group: one shared group in which every client is local, so that any of them may
@@ -36,19 +38,20 @@ type setup struct {
 	list    ParticipantList                                  // nil: the usual one
 	clients []string                                         // "alice/1" …, of which the first creates the group; nil: the usual ones
 	change  func(d *mls.AppDataDictionary)
+	loose   bool // required_capabilities do not list AppDataUpdate
 }
 
 // usual participants; their indices are used all over.
 //
 //	0 alice super_admin, 1 bob ordinary_user, 2 cathy group_admin, 3 frank ordinary_user without clients,
-//	4 eve banned, 5 the hub
+//	4 eve banned, 5 the hub, 6 hubert with the hub's role
 func usualList() ParticipantList {
-	return ParticipantList{{alice, 4}, {bob, 2}, {cathy, 3}, {frank, 2}, {eve, 1}, {hub, 5}}
+	return ParticipantList{{alice, 4}, {bob, 2}, {cathy, 3}, {frank, 2}, {eve, 1}, {hub, 5}, {hubert, 5}}
 }
 
 var usualClients = []string{"alice/1", "bob/1", "bob/2", "cathy/1"}
 
-var people = map[string]mimiuri.URI{"alice": alice, "bob": bob, "cathy": cathy, "dave": dave, "eve": eve, "frank": frank}
+var people = map[string]mimiuri.URI{"alice": alice, "bob": bob, "cathy": cathy, "dave": dave, "eve": eve, "frank": frank, "hubert": hubert}
 
 // clientURI is that of "bob/1".
 func clientURI(t *testing.T, name string) mimiuri.URI {
@@ -63,7 +66,9 @@ func clientURI(t *testing.T, name string) mimiuri.URI {
 
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
-	w := &world{t: t, keys: make(map[string]*mls.SignatureKey), cfg: &mls.Config{Now: time.Now, ApplyAppData: ApplyAppData}}
+	// The Authentication Service believes everybody, so that it is this package that refuses.
+	believe := func(mls.CredentialContext) error { return nil }
+	w := &world{t: t, keys: make(map[string]*mls.SignatureKey), cfg: &mls.Config{Now: time.Now, ApplyAppData: ApplyAppData, VerifyCredential: believe}}
 	preset := s.dict
 	if preset == nil {
 		preset = Cooperative
@@ -88,6 +93,9 @@ func newWorld(t *testing.T, s setup) *world {
 	required := mls.RequiredCapabilities{
 		Extensions: []mls.ExtensionType{mls.ExtensionAppDataDictionary},
 		Proposals:  []mls.ProposalType{mls.ProposalAppDataUpdate, mls.ProposalSelfRemove},
+	}
+	if s.loose {
+		required.Proposals = nil
 	}
 	first := clients[0]
 	w.group, err = mls.CreateGroup(w.cfg, mls.CreateOptions{
