@@ -39,27 +39,24 @@ func (b *bridge) intake(ctx context.Context, room id.RoomID, in adapter.Intent) 
 	return b.undo(ctx, refusedIntent{kind: in.Kind, uri: in.Room, room: room, event: originEvent(in.OriginID), actor: in.Actor, target: in.Target, err: err})
 }
 
-// onMember carries out a change of membership. The membership seen is stored with the mark that the event is done.
-func (b *bridge) onMember(ctx context.Context, ev rawEvent) ([]func(*sql.Tx) error, error) {
+// onMember carries out a change of membership.
+func (b *bridge) onMember(ctx context.Context, ev rawEvent) (effects []func(*sql.Tx) error, err error) {
 	user := id.UserID(*ev.StateKey)
 	membership := asObject(ev.Content).str("membership")
-	prior, err := b.st.member(ctx, ev.RoomID, user)
+	prior, err := b.st.changeMember(ev.RoomID, user, member{membership: membership, sender: ev.Sender, event: ev.ID},
+		asObject(ev.Unsigned).object("prev_content").str("membership"))
 	if err != nil {
 		return nil, err
 	}
-	if prior.membership == "" {
-		prior.membership = asObject(ev.Unsigned).object("prev_content").str("membership")
-	}
-	seen := []func(*sql.Tx) error{setMember(ev.RoomID, user, member{membership: membership, sender: ev.Sender, event: ev.ID})}
 	p, isPortal, err := b.st.portalAt(ctx, ev.RoomID)
 	if err != nil {
 		return nil, err
 	}
 	if membership == "leave" && !isPortal {
-		seen[0] = dropMember(ev.RoomID, user)
+		effects = append(effects, dropMember(ev.RoomID, user, ev.ID))
 	}
 	if isOurs(ev.Sender, b.server) {
-		return seen, nil // an echo of what this adapter did
+		return effects, nil // an echo of what this adapter did
 	}
 	isPortal = isPortal && !p.closing
 	switch membership {
@@ -74,7 +71,7 @@ func (b *bridge) onMember(ctx context.Context, ev rawEvent) ([]func(*sql.Tx) err
 			err = b.onLeave(ctx, ev, user, p, prior)
 		}
 	}
-	return seen, err
+	return effects, err
 }
 
 func (b *bridge) onInvite(ctx context.Context, ev rawEvent, user id.UserID, p portal, isPortal bool) error {

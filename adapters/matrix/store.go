@@ -68,6 +68,8 @@ CREATE TABLE matrix_member (
 	membership TEXT NOT NULL,
 	sender     TEXT NOT NULL,   -- who made it so: the inviter
 	event_id   TEXT NOT NULL,   -- '' if this adapter did it and has not seen the event yet
+	before     TEXT NOT NULL,   -- membership and
+	before_by  TEXT NOT NULL,   -- sender before that event
 	PRIMARY KEY (room_id, user_id)
 );
 
@@ -458,16 +460,48 @@ func (s *store) member(ctx context.Context, room id.RoomID, user id.UserID) (m m
 
 func setMember(room id.RoomID, user id.UserID, m member) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO matrix_member (room_id, user_id, membership, sender, event_id) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (room_id, user_id) DO UPDATE SET membership = excluded.membership, sender = excluded.sender, event_id = excluded.event_id`,
-			string(room), string(user), m.membership, string(m.sender), string(m.event))
-		return err
+		return putMember(tx, room, user, m, member{})
 	}
 }
 
-func dropMember(room id.RoomID, user id.UserID) func(*sql.Tx) error {
+func putMember(tx *sql.Tx, room id.RoomID, user id.UserID, m, before member) error {
+	_, err := tx.Exec(`INSERT INTO matrix_member (room_id, user_id, membership, sender, event_id, before, before_by) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (room_id, user_id) DO UPDATE SET membership = excluded.membership, sender = excluded.sender, event_id = excluded.event_id,
+			before = excluded.before, before_by = excluded.before_by`,
+		string(room), string(user), m.membership, string(m.sender), string(m.event), before.membership, string(before.sender))
+	return err
+}
+
+// changeMember stores what an event makes of a membership and returns what it was before: also when the same event is
+// carried out again. It is stored before anything is done about it, because what is done can
+// lead to further changes at once. unseen is taken for what it was if nothing is known.
+func (s *store) changeMember(room id.RoomID, user id.UserID, m member, unseen string) (before member, err error) {
+	err = s.write(func(tx *sql.Tx) error {
+		var now member
+		err := tx.QueryRow(`SELECT membership, sender, event_id, before, before_by FROM matrix_member WHERE room_id = $1 AND user_id = $2`,
+			string(room), string(user)).Scan(&now.membership, (*string)(&now.sender), (*string)(&now.event), &before.membership, (*string)(&before.sender))
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			before = member{membership: unseen}
+		case err != nil:
+			return err
+		case now.event == m.event:
+			return nil
+		default:
+			before = now
+		}
+		return putMember(tx, room, user, m, before)
+	})
+	if err != nil {
+		err = fmt.Errorf("matrix: store a membership: %w", err)
+	}
+	return before, err
+}
+
+// dropMember forgets a membership that an event has ended, unless something has changed since.
+func dropMember(room id.RoomID, user id.UserID, ev id.EventID) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
-		_, err := tx.Exec(`DELETE FROM matrix_member WHERE room_id = $1 AND user_id = $2`, string(room), string(user))
+		_, err := tx.Exec(`DELETE FROM matrix_member WHERE room_id = $1 AND user_id = $2 AND event_id = $3`, string(room), string(user), string(ev))
 		return err
 	}
 }

@@ -275,7 +275,7 @@ func (tw *twin) deliver(room mimiuri.URI) {
 			return
 		}
 		ev, a, hook := tw.events[room][next], tw.adapter, tw.hook
-		key := fmt.Sprint(room, ev.Seq)
+		key := fmt.Sprintf("%s#%d", room, ev.Seq)
 		tw.tries[key]++
 		tw.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -471,4 +471,10 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
+}
+
+func (tw *twin) setRefuse(f func(adapter.Intent) error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.refuse = f
 }

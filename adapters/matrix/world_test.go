@@ -198,3 +198,21 @@ func (w *world) must2(_ string, err error) {
 func containsFold(s, sub string) bool {
 	return strings.Contains(strings.ToLower(s), strings.ToLower(sub))
 }
+
+func (w *world) bridge() *bridge {
+	w.tw.mu.Lock()
+	defer w.tw.mu.Unlock()
+	return w.tw.adapter.(*Adapter).current.Load()
+}
+
+// waitFor looks again until cond is true.
+func (w *world) waitFor(what string, cond func() bool) {
+	w.t.Helper()
+	for !cond() {
+		select {
+		case <-w.ctx.Done():
+			w.t.Fatalf("%s: %v", what, w.ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
