@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -298,6 +299,43 @@ func (r *room) refuse(ctx context.Context, in *store.Intent, pl *payload, kind f
 	return r.commit(ctx, ch)
 }
 
+// packGroup writes a group that a request leads to, with the ratchets that it begins with.
+func packGroup(g *mls.Group) ([]byte, error) {
+	state, err := g.MarshalEpoch()
+	if err != nil {
+		return nil, err
+	}
+	w := tlspl.NewWriter()
+	w.Opaque(state)
+	w.Vector(func(w *tlspl.Writer) {
+		for _, x := range g.TakeRatchets() {
+			if x.Data == nil {
+				continue
+			}
+			w.Uint64(x.Epoch)
+			w.Uint32(uint32(x.Leaf))
+			w.Uint8(x.Kind)
+			w.Opaque(x.Data)
+		}
+	})
+	return w.Bytes(), nil
+}
+
+// unpackGroup reads what packGroup wrote. The rows go to disk when the group becomes the room's (change.fresh).
+func (c *Client) unpackGroup(b []byte) (g *mls.Group, rows []mls.RatchetRow, err error) {
+	r := tlspl.NewReader(b)
+	state := r.Opaque()
+	rows = []mls.RatchetRow{}
+	r.Vector(func(r *tlspl.Reader) {
+		rows = append(rows, mls.RatchetRow{Epoch: r.Uint64(), Leaf: mls.LeafIndex(r.Uint32()), Kind: r.Uint8(), Data: r.Opaque()})
+	})
+	if err := r.Done(); err != nil {
+		return nil, nil, fmt.Errorf("client: stored group: %w", err)
+	}
+	g, err = mls.LoadGroup(c.cfg.MLS, state, slices.Values(rows))
+	return g, rows, err
+}
+
 // startCreate makes the group of a new room and stores it before the hub is told.
 func (r *room) startCreate(ctx context.Context, in *store.Intent, pl *payload) error {
 	if r.g != nil || r.row.Status != store.ClientNew {
@@ -328,7 +366,7 @@ func (r *room) startCreate(ctx context.Context, in *store.Intent, pl *payload) e
 	if err != nil {
 		return err
 	}
-	state, err := g.MarshalEpoch()
+	state, err := packGroup(g)
 	if err != nil {
 		return err
 	}
@@ -345,7 +383,7 @@ func (r *room) sendCreate(ctx context.Context) (more bool, err error) {
 	if err := rd.Done(); err != nil {
 		return false, err
 	}
-	g, err := mls.LoadGroup(r.c.cfg.MLS, p.Next, func(func(mls.RatchetRow) bool) {})
+	g, rows, err := r.c.unpackGroup(p.Next)
 	if err != nil {
 		return false, err
 	}
@@ -362,7 +400,7 @@ func (r *room) sendCreate(ctx context.Context) (more bool, err error) {
 		return true, r.refusePending(ctx, fault.KindOf(err), fault.Public(err))
 	}
 	r.hubReached()
-	return true, r.adoptNext(ctx, g, &change{ts: r.now().UnixMilli(), actor: creator})
+	return true, r.adoptNext(ctx, g, &change{ts: r.now().UnixMilli(), actor: creator, fresh: rows})
 }
 
 // adoptNext takes a group that a pending request led to as the room's.

@@ -75,7 +75,7 @@ func (r *room) external(ctx context.Context, user mimiuri.URI, in *store.Intent)
 	if err != nil {
 		return fmt.Errorf("client: external commit into %s: %w", r.id, err)
 	}
-	state, err := g.MarshalEpoch()
+	state, err := packGroup(g)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (r *room) external(ctx context.Context, user mimiuri.URI, in *store.Intent)
 
 // mergeExternal takes an accepted external commit into effect.
 func (r *room) mergeExternal(ctx context.Context, ch *change) error {
-	g, err := mls.LoadGroup(r.c.cfg.MLS, r.pending.Next, func(func(mls.RatchetRow) bool) {})
+	g, rows, err := r.c.unpackGroup(r.pending.Next)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 		}
 	}
 	if r.g != g {
-		ch.do(func(tx *store.Tx) error { return tx.DeleteRatchets(r.id) })
+		ch.fresh = rows
 	}
 	if err := r.adoptNext(ctx, g, ch); err != nil {
 		return err

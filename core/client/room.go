@@ -182,8 +182,9 @@ func (r *room) hubReached() { r.hubPause, r.hubAfter = 0, time.Time{} }
 
 // change is what one step does to a room; commit writes it in one transaction.
 type change struct {
-	full  bool // the group changed beyond its ratchets: epoch, proposals
-	out   bool // no local leaf is left: forget the group
+	full  bool             // the group changed beyond its ratchets: epoch, proposals
+	fresh []mls.RatchetRow // the group is another one than before: its rows, in place of those on disk
+	out   bool             // no local leaf is left: forget the group
 	old   *view
 	ts    int64 // hub time of what happened, ms
 	actor mimiuri.URI
@@ -236,7 +237,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 		row.View = v.marshal()
 	}
 	if r.g != nil {
-		rows = r.g.TakeRatchets()
+		rows = append(ch.fresh, r.g.TakeRatchets()...)
 	}
 	r.membership(ch, v, row.Epoch)
 	wake := len(ch.events) > 0
@@ -245,11 +246,12 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 			if err := tx.PutClientState(&row); err != nil {
 				return err
 			}
-			if ch.out {
+			if ch.out || ch.fresh != nil {
 				if err := tx.DeleteRatchets(r.id); err != nil {
 					return err
 				}
-			} else if past := uint64(r.c.pastEpochs()); row.Epoch > past {
+			}
+			if past := uint64(r.c.pastEpochs()); !ch.out && row.Epoch > past {
 				if err := tx.ForgetSeen(r.id, row.Epoch-past); err != nil {
 					return err
 				}
