@@ -66,21 +66,16 @@ func (p *pendingCommit) MarshalTLS(w *tlspl.Writer) {
 	w.Opaque(p.content)
 	w.Opaque(p.pathSecret)
 	w.Opaque(p.leafKey)
-	key, _ := p.sig.MarshalBinary()
-	w.Opaque(key)
+	p.sig.marshalState(w)
 	w.Opaque(p.init)
 }
 
 func (p *pendingCommit) UnmarshalTLS(r *tlspl.Reader) {
 	p.epoch = r.Uint64()
 	p.hash, p.content, p.pathSecret, p.leafKey = r.Opaque(), r.Opaque(), r.Opaque(), r.Opaque()
-	key := r.Opaque()
+	p.sig = readSignatureKey(r)
 	if p.init = r.Opaque(); len(p.init) == 0 {
 		p.init = nil
-	}
-	if r.Err() == nil {
-		p.sig = new(SignatureKey)
-		r.Fail(p.sig.UnmarshalBinary(key))
 	}
 }
 

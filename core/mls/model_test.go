@@ -48,7 +48,7 @@ func runModel(t *testing.T, seed uint64, steps int) {
 	for range steps {
 		m.step()
 	}
-	if m.hub.Epoch() < uint64(steps/4) {
+	if m.hub.Epoch() < uint64(steps/6) {
 		t.Fatalf("only %d epochs", m.hub.Epoch())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/cloudflare/circl/sign/ed448"
 
@@ -57,8 +58,22 @@ type SignatureKey struct {
 	Suite CipherSuite
 	priv  []byte // seed of an EdDSA key, scalar of an ECDSA key
 	pub   []byte
-	ecdsa *ecdsa.PrivateKey
-	eddsa []byte // the expanded form, seed and public key
+	eddsa []byte     // the expanded form, seed and public key
+	ecdsa *ecdsaOnce // the parsed form
+}
+
+// ecdsaOnce parses a key when it is first used: a state with a thousand local
+// leaves does not do so on loading.
+type ecdsaOnce struct {
+	sync.Once
+	key *ecdsa.PrivateKey
+	err error
+}
+
+func (k *SignatureKey) ecdsaKey() (*ecdsa.PrivateKey, error) {
+	o := k.ecdsa
+	o.Do(func() { o.key, o.err = ecdsa.ParseRawPrivateKey(k.Suite.scheme().curve(), k.priv) })
+	return o.key, o.err
 }
 
 // GenerateSignatureKey makes a key; rnd nil is crypto/rand. ECDSA keys come from
@@ -120,11 +135,11 @@ func NewSignatureKey(suite CipherSuite, priv []byte) (*SignatureKey, error) {
 		}
 		full := make([]byte, size)
 		copy(full[size-len(priv):], priv)
-		key, err := ecdsa.ParseRawPrivateKey(curve, full)
+		k.priv, k.ecdsa = full, new(ecdsaOnce)
+		key, err := k.ecdsaKey()
 		if err != nil {
 			return nil, fmt.Errorf("mls: signature key: %w: %v", ErrSignatureKey, err)
 		}
-		k.priv, k.ecdsa = full, key
 		if k.pub, err = key.PublicKey.Bytes(); err != nil {
 			return nil, fmt.Errorf("mls: signature key: %w: %v", ErrSignatureKey, err)
 		}
@@ -162,6 +177,40 @@ func (k *SignatureKey) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
+// marshalState writes the key with its public half, which is then not worked out
+// again on loading.
+func (k *SignatureKey) marshalState(w *tlspl.Writer) {
+	w.Uint16(uint16(k.Suite))
+	w.Opaque(k.priv)
+	w.Opaque(k.pub)
+}
+
+func readSignatureKey(r *tlspl.Reader) *SignatureKey {
+	k := &SignatureKey{Suite: CipherSuite(r.Uint16()), priv: r.Opaque(), pub: r.Opaque()}
+	if r.Err() != nil {
+		return nil
+	}
+	want := 0
+	switch k.Suite.scheme() {
+	case sigEd25519:
+		want = ed25519.PrivateKeySize
+		k.eddsa = append(append([]byte(nil), k.priv...), k.pub...)
+	case sigEd448:
+		want = ed448.PrivateKeySize
+		k.eddsa = append(append([]byte(nil), k.priv...), k.pub...)
+	case 0:
+		r.Failf("signature key of suite 0x%04x", uint16(k.Suite))
+		return nil
+	default:
+		k.ecdsa = new(ecdsaOnce)
+	}
+	if len(k.eddsa) != want {
+		r.Failf("signature key of %d bytes", len(k.eddsa))
+		return nil
+	}
+	return k
+}
+
 func signContent(label string, content []byte) []byte {
 	var w tlspl.Writer
 	w.String("MLS 1.0 " + label)
@@ -181,7 +230,11 @@ func (k *SignatureKey) SignWithLabel(label string, content []byte) ([]byte, erro
 	case sigEd448:
 		return ed448.Sign(k.eddsa, msg, ""), nil
 	case sigP256, sigP384, sigP521:
-		sig, err := ecdsa.SignASN1(rand.Reader, k.ecdsa, scheme.digest(msg))
+		key, err := k.ecdsaKey()
+		if err != nil {
+			return nil, fmt.Errorf("mls: sign %s: %w: %v", label, ErrSignatureKey, err)
+		}
+		sig, err := ecdsa.SignASN1(rand.Reader, key, scheme.digest(msg))
 		return sig, wrapf(err, "sign %s", label)
 	}
 	return nil, fmt.Errorf("mls: sign %s: %w", label, ErrSignatureKey)

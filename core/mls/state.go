@@ -42,16 +42,14 @@ func (g *Group) MarshalEpoch() ([]byte, error) {
 		for _, l := range g.LocalLeaves() {
 			w.Uint32(uint32(l))
 			w.Uint64(g.locals[l].joined)
-			key, _ := g.locals[l].sig.MarshalBinary()
-			w.Opaque(key)
+			g.locals[l].sig.marshalState(w)
 		}
 	})
 	w.Vector(func(w *tlspl.Writer) {
 		for _, ref := range slices.Sorted(maps.Keys(g.updates)) {
 			w.String(ref)
 			w.Opaque(g.updates[ref].leaf)
-			key, _ := g.updates[ref].sig.MarshalBinary()
-			w.Opaque(key)
+			g.updates[ref].sig.marshalState(w)
 		}
 	})
 	w.Optional(g.own != nil, func(w *tlspl.Writer) { g.own.MarshalTLS(w) })
@@ -198,16 +196,6 @@ func readGroup(cfg *Config, r *tlspl.Reader) (*Group, error) {
 	})
 	r.Vector(func(r *tlspl.Reader) { g.past = append(g.past, g.readPast(r)) })
 	return g, r.Err()
-}
-
-func readSignatureKey(r *tlspl.Reader) *SignatureKey {
-	b := r.Opaque()
-	if r.Err() != nil {
-		return nil
-	}
-	k := new(SignatureKey)
-	r.Fail(k.UnmarshalBinary(b))
-	return k
 }
 
 func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
