@@ -1,0 +1,508 @@
+package xmpp
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// delivery is an event that has been sent: the places behind its stanzas on both streams, and what is to be done
+// once the server has handled them.
+type delivery struct {
+	room, user mark
+	after      func() // may be nil
+}
+
+// confirm waits until the server has handled the stanzas of a delivery.
+func (s *service) confirm(ctx context.Context, d delivery) error {
+	if err := s.toRoom.confirm(ctx, d.room); err != nil {
+		return err
+	}
+	if err := s.toUser.confirm(ctx, d.user); err != nil {
+		return err
+	}
+	if d.after != nil {
+		d.after()
+	}
+	return nil
+}
+
+// show sends the stanzas that show an event. It may be called again for the same event, which gives the same
+// stanzas with the same ids.
+func (s *service) show(ctx context.Context, ev adapter.Event) (d delivery, err error) {
+	if s.ctx.Err() != nil {
+		return d, errNotRunning
+	}
+	if ev.Room.Kind != mimiuri.Room {
+		return d, fault.Newf(fault.Malformed, "an event of %q, which is no room", ev.Room)
+	}
+	switch ev.Kind {
+	case adapter.Message:
+		d, err = s.showMessage(ctx, ev)
+	case adapter.Joined, adapter.Left, adapter.Metadata:
+		d, err = s.showChange(ctx, ev)
+	case adapter.Closed:
+		d, err = s.showClosed(ctx, ev)
+	case adapter.Refused:
+		return s.showRefused(ctx, ev)
+	default:
+		return d, fault.Newf(fault.Malformed, "an event of the unknown kind %d", ev.Kind)
+	}
+	if err != nil {
+		return d, err
+	}
+	if h := readHint(ev.Origin); h.Kind == hintChat {
+		if d.user, err = s.toUser.send(s.chatLine(h, doneText(s, ev))); err != nil {
+			return d, err
+		}
+	}
+	s.settle(ev)
+	return d, nil
+}
+
+// deliver sends the stanzas that show an event: those that f makes, or, if the event was sent before but not
+// confirmed, the same again. r.mu is held. after may be nil.
+func (r *room) deliver(ev adapter.Event, f func() ([]*element, error), after func()) (delivery, error) {
+	out, again := r.unconfirmed[ev.Seq]
+	if !again {
+		var err error
+		if out, err = f(); err != nil {
+			return delivery{}, err
+		}
+		r.unconfirmed[ev.Seq] = out
+	}
+	if err := r.send(out...); err != nil {
+		return delivery{}, err
+	}
+	d := delivery{after: func() {
+		r := r.s.room(r.uri)
+		defer r.s.release(r)
+		r.mu.Lock()
+		delete(r.unconfirmed, ev.Seq)
+		r.mu.Unlock()
+		if after != nil {
+			after()
+		}
+	}}
+	if len(out) > 0 {
+		d.room = r.last
+	}
+	return d, nil
+}
+
+// outgoing is a message to the occupants of a room.
+type outgoing struct {
+	from     addr
+	id       string
+	origin   string
+	lang     string
+	body     string
+	stanzaID string
+	by       addr
+	occupant *element
+	nick     *element
+}
+
+// stanzas gives the message, in several parts if its text is longer than max octets as written in XML; without
+// to. The ids of the further parts are those of the first with a number.
+func (o outgoing) stanzas(max int) []*element {
+	var out []*element
+	for i, body := range split(o.body, max) {
+		id, sid, origin := o.id, o.stanzaID, o.origin
+		if i > 0 {
+			n := "." + strconv.Itoa(i+1)
+			sid += n
+			if id != "" {
+				id += n
+			}
+			if origin != "" {
+				origin += n
+			}
+		}
+		e := el("", "message", "type", "groupchat", "from", o.from.String(), "id", id)
+		b := textEl("", "body", body)
+		b.set("xml:lang", o.lang)
+		e.add(b)
+		if origin != "" {
+			e.add(el(nsSID, "origin-id", "id", origin))
+		}
+		out = append(out, e.add(el(nsSID, "stanza-id", "id", sid, "by", o.by.String()), o.occupant, o.nick))
+	}
+	return out
+}
+
+// split cuts a text into parts of at most max octets as XML, at a line's or a word's end where there is one in the
+// last quarter of the part.
+func split(s string, max int) []string {
+	var out []string
+	for {
+		size, end, good := 0, len(s), 0
+		for i, r := range s {
+			n := xmlSize(r)
+			if size+n > max {
+				end = i
+				break
+			}
+			size += n
+			if (r == '\n' || r == ' ') && size > max*3/4 && (r == '\n' || good == 0 || s[good-1] != '\n') {
+				good = i + 1
+			}
+		}
+		if end == len(s) {
+			return append(out, s)
+		}
+		if good > 0 {
+			end = good
+		}
+		out = append(out, s[:end])
+		s = s[end:]
+	}
+}
+
+// xmlSize is how many octets a character has in XML.
+func xmlSize(r rune) int {
+	switch r {
+	case '&', '\r':
+		return 5
+	case '<', '>':
+		return 4
+	case '"', '\'':
+		return 6
+	}
+	return utf8.RuneLen(r)
+}
+
+// textOfContent gives what is shown of a message; show is false for what has nothing to be shown as text.
+func textOfContent(c *content.Message) (text, lang string, show bool) {
+	if c == nil {
+		return "", "", false
+	}
+	if text, ok := c.PlainText(); ok {
+		if text == "" {
+			return "", "", false
+		}
+		if c.Body.Cardinality == content.SinglePart {
+			lang, _, _ = strings.Cut(c.Body.Language, ",")
+		}
+		if !isLang(lang) {
+			lang = ""
+		}
+		return text, lang, true
+	}
+	switch c.Body.Disposition {
+	case content.Reaction:
+		return "", "", false
+	}
+	if c.Body.Cardinality == content.NullPart {
+		return "", "", false
+	}
+	return "[a message that this bridge cannot show as text]", "en", true
+}
+
+// showMessage shows a message to every occupant who may see it. Only now is it shown to its sender, too.
+func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, error) {
+	text, lang, ok := textOfContent(ev.Content)
+	r, known, err := s.at(ev.Room)
+	defer s.release(r)
+	if err != nil {
+		return delivery{}, err
+	}
+	if own := ev.Origin != nil && ev.Origin.Adapter == Name; own {
+		// First on disk, then in the room: then a repetition by the client is known to be one.
+		if err := s.db.keepSent(ev.Room, ev.Sender, ev.Origin.ID, ev.ID); err != nil {
+			return delivery{}, err
+		}
+	}
+	if !ok || !known {
+		return delivery{}, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deliver(ev, func() ([]*element, error) {
+		o := outgoing{
+			id: ev.ID.String(), lang: lang, body: text, stanzaID: ev.ID.String(),
+			by: r.jid, occupant: r.occupantID(ev.Sender),
+		}
+		if m := r.members[ev.Sender]; m != nil {
+			o.from, o.nick = r.jid.with(m.nick), m.nickElement()
+		} else { // has left since
+			row, ok := r.saved[ev.Sender]
+			if !ok {
+				row.nick = defaultNick(ev.Sender, s.domain, func(key string) bool { return r.nicks[key] != nil })
+			}
+			o.from = r.jid.with(row.nick)
+		}
+		if h := readHint(ev.Origin); h.Kind == hintMessage {
+			o.origin = h.Origin
+			if h.ID != "" {
+				o.id = h.ID
+			}
+		}
+		audience := make(map[mimiuri.URI]bool, len(ev.Local))
+		for _, u := range ev.Local {
+			audience[u] = true
+		}
+		shown := shownMessage{id: ev.ID, at: ev.Time, audience: audience, stanzas: o.stanzas(s.cfg.MaxBody)}
+		var out []*element
+		for _, se := range r.ordered() {
+			if audience[se.m.user] {
+				for _, e := range shown.stanzas {
+					out = append(out, e.with(se.jid.String()))
+				}
+			}
+		}
+		r.remember(shown)
+		return out, nil
+	}, nil)
+}
+
+// remember puts a message into the history, once. r.mu is held.
+func (r *room) remember(m shownMessage) {
+	for _, old := range r.history {
+		if old.id == m.id {
+			return
+		}
+	}
+	if len(r.history) >= maxHistory {
+		r.history = append(r.history[:0], r.history[len(r.history)-maxHistory+1:]...)
+	}
+	r.history = append(r.history, m)
+}
+
+// showChange shows who has come or gone, and a new name or subject.
+func (s *service) showChange(ctx context.Context, ev adapter.Event) (delivery, error) {
+	r := s.room(ev.Room)
+	defer s.release(r)
+	info, _, err := s.host.Room(ctx, ev.Room)
+	if err != nil {
+		return delivery{}, err
+	}
+	info = withEvent(info, ev)
+	var removed []mimiuri.URI
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deliver(ev, func() ([]*element, error) {
+		r.gen++
+		subject, before := r.subject, r.members[ev.User]
+		out, gone, err := r.apply(ctx, info, &ev)
+		if err != nil {
+			return nil, err
+		}
+		removed = gone
+		var more []*element
+		switch ev.Kind {
+		case adapter.Joined:
+			more, err = r.joined(ev, before != nil)
+		case adapter.Metadata:
+			more = r.metadata(ev, r.subject != subject)
+		}
+		return append(out, more...), err
+	}, func() {
+		for _, u := range removed {
+			r.dropped(u)
+		}
+	})
+}
+
+// joined gives what a new participant is shown themselves. A local one whose join was waiting for this enters now;
+// any other local one who is not in the room is invited by it. r.mu is held.
+func (r *room) joined(ev adapter.Event, before bool) (out []*element, err error) {
+	m := r.members[ev.User]
+	if m == nil {
+		return nil, nil
+	}
+	if before { // known from the room's state already, and shown then, if there was a stream
+		out = r.toOthers(r.presence(m), m)
+	}
+	if ev.User.Domain != r.s.domain {
+		return out, nil
+	}
+	if h := readHint(ev.Origin); h.Kind == hintJoin {
+		more, err := r.admit(ev, h)
+		return append(out, more...), err
+	}
+	if len(m.sessions) > 0 {
+		return out, nil
+	}
+	return append(out, r.s.invitation(ev.Room, r.name, ev.User, ev.Actor, eventID("invite", ev))), nil
+}
+
+// eventID is the stable id of a stanza that shows an event and has no id of its own.
+func eventID(what string, ev adapter.Event) string {
+	return what + "-" + shortHash(ev.Room.String()+" "+strconv.FormatUint(ev.Seq, 10))
+}
+
+// admit lets somebody in whose join made them a participant. What is not in memory any more is in the hint.
+// r.mu is held.
+func (r *room) admit(ev adapter.Event, h hint) ([]*element, error) {
+	j := r.joining[ev.Origin.ID]
+	if j == nil {
+		from, err := parseAddr(h.JID)
+		if err != nil {
+			return nil, nil
+		}
+		j = &joining{joinRequest: joinRequest{from: from, nick: h.Nick, id: h.ID, history: historyRequest{max: -1, chars: -1}}}
+	}
+	if j.cancelled {
+		delete(r.joining, ev.Origin.ID)
+		return nil, nil
+	}
+	req := j.joinRequest
+	req.user = ev.User
+	req.created = ev.Actor == ev.User && len(r.members) == 1 && ev.Room.Domain == r.s.domain
+	out, err := r.enter(req)
+	var refused *stanzaError
+	if errors.As(err, &refused) {
+		out, err = []*element{r.joinError(req.from, req.nick, req.id, refused)}, nil
+	}
+	if err != nil {
+		return nil, err // the event comes again
+	}
+	delete(r.joining, ev.Origin.ID)
+	return out, nil
+}
+
+// metadata tells of a change of configuration (XEP-0045 section 10.2.1, status 104), and of a new subject. r.mu is held.
+func (r *room) metadata(ev adapter.Event, subject bool) []*element {
+	id := eventID("meta", ev)
+	out := r.toAll(el("", "message", "type", "groupchat", "id", id, "from", r.jid.String()).
+		add(el(nsMUCUser, "x").add(el(nsMUCUser, "status", "code", "104"))))
+	if subject {
+		e := r.subjectMessage().set("id", id+"-s")
+		if m := r.members[ev.Actor]; m != nil {
+			e.set("from", r.jid.with(m.nick).String())
+		}
+		out = append(out, r.toAll(e)...)
+	}
+	return out
+}
+
+// joinError tells somebody that they are not in the room.
+func (r *room) joinError(to addr, nick, id string, e *stanzaError) *element {
+	return el("", "presence", "type", "error", "id", id, "from", r.jid.with(nick).String(), "to", to.String()).
+		add(el(nsMUC, "x"), e.element(r.jid.String()))
+}
+
+// showClosed shows that the room is over (XEP-0045 section 10.9).
+func (s *service) showClosed(ctx context.Context, ev adapter.Event) (delivery, error) {
+	r := s.room(ev.Room)
+	defer s.release(r)
+	if err := r.load(ctx); err != nil {
+		return delivery{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deliver(ev, func() ([]*element, error) {
+		var out []*element
+		for _, se := range r.ordered() {
+			e := r.unavailable(se.m, nil, "110")
+			e.child(nsMUCUser, "x").add(el(nsMUCUser, "destroy").add(textEl(nsMUCUser, "reason", "This server can take no more part in the room.")))
+			out = append(out, e.with(se.jid.String()))
+		}
+		r.gen++
+		r.gone = true
+		r.members, r.nicks, r.sessions = make(map[mimiuri.URI]*member), make(map[string]*member), make(map[string]*session)
+		r.history = nil
+		return out, nil
+	}, func() {
+		if err := s.db.dropRoom(ev.Room); err != nil {
+			s.log.Warn().Err(err).Msg("a closed room could not be forgotten")
+		}
+	})
+}
+
+// showRefused tells a person that what they wanted was not done.
+func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery, err error) {
+	h := readHint(ev.Origin)
+	why := ev.Err
+	if why == nil {
+		why = fault.New(fault.Forbidden, "")
+	}
+	to, jidErr := parseAddr(h.JID)
+	if jidErr != nil { // the hint was too long: their client will show it somewhere
+		j, ok := s.ownJID(ev.Actor)
+		if !ok {
+			return d, nil
+		}
+		to = j
+	}
+	switch h.Kind {
+	case hintJoin:
+		r := s.room(ev.Room)
+		defer s.release(r)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.deliver(ev, func() ([]*element, error) {
+			j := r.joining[ev.Origin.ID]
+			delete(r.joining, ev.Origin.ID)
+			switch {
+			case j != nil && j.cancelled:
+				return nil, nil
+			case ev.Intent == adapter.CreateRoom && fault.Is(why, fault.Conflict):
+				// Somebody else made it first.
+				req := joinRequest{from: to, user: ev.Actor, nick: h.Nick, id: h.ID, history: historyRequest{max: -1, chars: -1}}
+				if j != nil {
+					req = j.joinRequest
+				}
+				s.work.post(r.jid.String(), func() { s.joinInstead(ev.Room, req) })
+				return nil, nil
+			}
+			return []*element{r.joinError(to, h.Nick, h.ID, toJoinError(why))}, nil
+		}, nil)
+	case hintChat:
+		d.user, err = s.toUser.send(s.chatLine(h, "That was not done: "+fault.Public(why)))
+	case hintCommand:
+		s.settle(ev)
+	default:
+		from, st, sent := s.roomJID(ev.Room), s.toRoom, &d.room
+		if a, err := parseAddr(h.To); err == nil && a.domain == s.users {
+			from, st, sent = a, s.toUser, &d.user
+		}
+		e := el("", "message", "type", "error", "id", h.ID, "from", from.String(), "to", to.String())
+		*sent, err = st.send(e.add(toStanzaError(why).element(from.bare().String())))
+	}
+	return d, err
+}
+
+// joinInstead joins a room that somebody wanted to create.
+func (s *service) joinInstead(u mimiuri.URI, req joinRequest) {
+	r := s.room(u)
+	defer s.release(r)
+	ctx, cancel := s.timeout()
+	defer cancel()
+	_, err := r.refresh(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		if r.members[req.user] != nil {
+			var out []*element
+			if out, err = r.enter(req); err == nil {
+				err = r.send(out...)
+			}
+		} else {
+			err = r.ask(req, adapter.JoinRoom)
+		}
+	}
+	if err != nil {
+		_ = r.send(r.joinError(req.from, req.nick, req.id, toStanzaError(err)))
+	}
+}
+
+// load reads the members, if they have not been read.
+func (r *room) load(ctx context.Context) error {
+	r.mu.Lock()
+	loaded := r.loaded
+	r.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	_, err := r.refresh(ctx)
+	return err
+}

@@ -1,0 +1,719 @@
+package xmpp
+
+import (
+	"crypto/rand"
+	"database/sql"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// routeRooms says what is handled at the rooms domain.
+func (s *service) routeRooms() {
+	st := func() *stream { return s.toRoom }
+	rt := s.roomRoutes
+	rt.NewRoute().Packet("message").HandlerFunc(s.on(st, s.roomMessage))
+	rt.NewRoute().Packet("presence").HandlerFunc(s.on(st, s.roomPresence))
+	iq := func(ns string, f func(*packet, *element) (*element, error)) {
+		rt.NewRoute().Packet("iq").StanzaType("get", "set").IQNamespaces(ns).HandlerFunc(s.onIQ(st, f))
+	}
+	iq(nsPing, s.roomPing)
+	iq(nsDiscoInfo, s.roomInfo)
+	iq(nsDiscoItem, s.roomItems)
+	iq(nsMUCOwner, s.roomOwner)
+	iq(nsMUCAdmin, s.roomAdmin)
+	iq(nsRegister, s.roomRegister)
+	iq(nsCommands, s.command)
+	iq(nsVersion, s.version)
+	s.routeRest(rt, st)
+}
+
+// errNoRoom is the answer at an address that is no room, or none that the asker may know of.
+var errNoRoom = errNotFound("There is no such room here.")
+
+var errNotIn = errNotAcceptable("You are not in this room. Join it first.")
+
+// roomAt gives the room that a stanza is addressed to.
+func (s *service) roomAt(in *packet) (mimiuri.URI, error) {
+	u, ok := s.addresses.room(in.to.local)
+	if !ok {
+		return mimiuri.URI{}, errNoRoom
+	}
+	return u, nil
+}
+
+// at returns the room's state, with its members read; the caller releases it, also with an error. ok is false
+// if the provider is not in the room.
+func (s *service) at(u mimiuri.URI) (r *room, ok bool, err error) {
+	r = s.room(u)
+	r.mu.Lock()
+	loaded := r.loaded && !r.gone && len(r.members) > 0
+	r.mu.Unlock()
+	if loaded {
+		return r, true, nil
+	}
+	ctx, cancel := s.timeout()
+	defer cancel()
+	ok, err = r.refresh(ctx)
+	return r, ok, err
+}
+
+// roomPresence handles presence at the rooms domain: joining, leaving, changing nick or availability.
+func (s *service) roomPresence(in *packet) {
+	switch in.typ {
+	case "":
+		if err := s.available(in); err != nil {
+			s.refuse(in, err)
+		}
+	case "unavailable":
+		s.endOf(in.to, in.from, true, textOf(in.kids, "status"))
+	case "error":
+		// Errors about the presence of others; some servers put the whole room's address into it.
+		if gone(conditionOf(in.kids)) {
+			s.endOf(in.to, in.from, false, "")
+		}
+	case "subscribe":
+		s.reply(in.st, el("", "presence", "type", "unsubscribed", "from", in.to.bare().String(), "to", in.from.bare().String()))
+	case "probe":
+		// Presence of rooms is for their occupants.
+	}
+}
+
+// endOf ends the occupancy of a resource, as far as it has one, and takes back a join that is under way.
+func (s *service) endOf(room, from addr, answer bool, status string) {
+	u, ok := s.addresses.room(room.local)
+	if !ok {
+		return
+	}
+	r, _, err := s.at(u)
+	defer s.release(r)
+	if err != nil {
+		s.log.Warn().Err(err).Msg("a room could not be read")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, j := range r.joining {
+		if j.from == from {
+			j.cancelled = true
+		}
+	}
+	if se := r.sessions[from.String()]; se != nil {
+		r.endSession(se, answer, cut(status, 1024))
+	}
+}
+
+// joinRequest is a presence that asks to be let in.
+type joinRequest struct {
+	from    addr
+	user    mimiuri.URI
+	nick    string // as asked for
+	name    string // XEP-0172
+	id      string
+	show    string
+	status  string
+	history historyRequest
+	created bool
+}
+
+func (s *service) available(in *packet) error {
+	user, err := s.sender(in)
+	if err != nil {
+		return err
+	}
+	u, err := s.roomAt(in)
+	if err != nil {
+		return err
+	}
+	x := find(in.kids, nsMUC, "x")
+	req := joinRequest{
+		from: in.from, user: user, nick: in.to.resource, id: in.id,
+		show: showOf(in.kids), status: cut(textOf(in.kids, "status"), 1024),
+	}
+	if n := find(in.kids, nsNick, "nick"); n != nil {
+		req.name = cut(strings.TrimSpace(n.Text), maxNick)
+	}
+	if len(in.id) > maxStanzaID {
+		req.id = ""
+	}
+	if in.to.resource == "" {
+		return &stanzaError{"modify", "jid-malformed", "A nick is missing behind the room's address."}
+	}
+	if cleanNick(req.nick) == "" {
+		return errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
+	}
+	r, known, err := s.at(u)
+	defer s.release(r)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	se := r.sessions[in.from.String()]
+	if x == nil {
+		if se == nil {
+			return errNotFound("You are not in this room.")
+		}
+		return r.changed(se, req)
+	}
+	req.history = readHistory(x.child(nsMUC, "history"))
+	if known && r.members[user] != nil {
+		out, err := r.enter(req)
+		if err != nil {
+			return err
+		}
+		return r.send(out...)
+	}
+	for _, j := range r.joining {
+		if j.from == in.from {
+			j.joinRequest, j.cancelled = req, false // the same again; the answer comes
+			return nil
+		}
+	}
+	if known && len(r.members) == 0 || r.gone {
+		return &stanzaError{"cancel", "gone", "This room is closed."}
+	}
+	kind := adapter.JoinRoom
+	if !known && u.Domain == s.domain {
+		kind = adapter.CreateRoom
+	}
+	return r.ask(req, kind)
+}
+
+// ask asks the provider to create or join the room for somebody. What becomes of it comes as an event, which
+// carries the hint: also to a program that was started after this one. r.mu is held, and released meanwhile.
+func (r *room) ask(req joinRequest, kind adapter.IntentKind) error {
+	h, ok := hint{Kind: hintJoin, JID: req.from.String(), ID: req.id, Nick: req.nick}.encode()
+	if !ok {
+		return errNotAcceptable("Your address and nick are too long together.")
+	}
+	origin := originID(req.from, "join", rand.Text())
+	in := adapter.Intent{Kind: kind, Room: r.uri, Actor: req.user, OriginID: origin, Hint: h}
+	if kind == adapter.CreateRoom {
+		in.Name = cut(r.uri.ID, 200)
+	}
+	r.joining[origin] = &joining{joinRequest: req}
+	r.mu.Unlock()
+	err := r.s.intake(in)
+	r.mu.Lock()
+	if err != nil {
+		delete(r.joining, origin)
+		return toJoinError(err)
+	}
+	return nil
+}
+
+// enter makes a resource of a member an occupant, in the order of XEP-0045 section 7.2.2: the others, then oneself,
+// then messages of before, then the subject. It returns the stanzas. r.mu is held.
+func (r *room) enter(req joinRequest) ([]*element, error) {
+	m := r.members[req.user]
+	if m == nil {
+		return nil, errNotIn
+	}
+	nick := cleanNick(req.nick)
+	if nick == "" {
+		return nil, errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
+	}
+	se := r.sessions[req.from.String()]
+	first := len(m.sessions) == 0 || len(m.sessions) == 1 && se != nil
+	if !first && nickKey(nick) != nickKey(m.nick) {
+		nick = m.nick // the other resources' nick: a participant has one
+	}
+	if other := r.nicks[nickKey(nick)]; other != nil && other != m {
+		return nil, &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick."}
+	}
+	name := req.name
+	if name == "" && nick != req.nick {
+		name = cut(req.nick, maxNick)
+	}
+	fresh := se == nil
+	if fresh {
+		se = &session{jid: req.from, m: m}
+	}
+	row := nickRow{m.user, nick, name}
+	if err := r.s.db.write(func(tx *sql.Tx) error {
+		if err := putNick(tx, r.uri, row); err != nil {
+			return err
+		}
+		return putOccupant(tx, occupantRow{r.uri, m.user, req.from})
+	}); err != nil {
+		return nil, err
+	}
+	var out []*element
+	if nick != m.nick {
+		out = append(out, r.renamed(m, nick, se)...)
+	}
+	m.name = name
+	se.show, se.status = req.show, req.status
+	if fresh {
+		m.sessions = append(m.sessions, se)
+		r.sessions[req.from.String()] = se
+	}
+	to := req.from.String()
+	for _, other := range r.list() {
+		if other != m {
+			out = append(out, r.presence(other).with(to))
+		}
+	}
+	for _, x := range r.ordered() {
+		switch {
+		case x == se || x.m == m && !fresh:
+		case x.m == m:
+			out = append(out, r.presence(m, "110").with(x.jid.String()))
+		default:
+			out = append(out, r.presence(m).with(x.jid.String()))
+		}
+	}
+	codes := []string{"100", "110"}
+	if req.created {
+		codes = append(codes, "201")
+	}
+	if nick != req.nick {
+		codes = append(codes, "210")
+	}
+	out = append(out, r.presence(m, codes...).with(to).set("id", req.id))
+	out = append(out, r.past(m.user, to, req.history)...)
+	return append(out, r.subjectMessage().with(to)), nil
+}
+
+// renamed changes a member's nick and returns what tells the sessions, but for one that is told apart. r.mu is held.
+func (r *room) renamed(m *member, nick string, not *session) []*element {
+	old := m.nick
+	item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", role(m.role), "nick", nick, "jid", m.jid.String())
+	delete(r.nicks, nickKey(old))
+	m.nick = nick
+	r.nicks[nickKey(nick)] = m
+	var out []*element
+	for _, se := range r.ordered() {
+		if se == not {
+			continue
+		}
+		codes := []string{"303"}
+		if se.m == m {
+			codes = append(codes, "110")
+		}
+		e := el("", "presence", "type", "unavailable", "from", r.jid.with(old).String(), "to", se.jid.String())
+		out = append(out, e.add(mucUser(item, codes), r.occupantID(m.user)))
+	}
+	return out
+}
+
+// changed handles presence of an occupant: another nick, or another availability. r.mu is held.
+func (r *room) changed(se *session, req joinRequest) error {
+	m := se.m
+	nick := cleanNick(req.nick)
+	if other := r.nicks[nickKey(nick)]; other != nil && other != m {
+		return &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick."}
+	}
+	name := ""
+	if nick != req.nick {
+		name = cut(req.nick, maxNick)
+	}
+	var out []*element
+	if nick != m.nick {
+		if err := r.s.db.write(func(tx *sql.Tx) error {
+			return putNick(tx, r.uri, nickRow{m.user, nick, name})
+		}); err != nil {
+			return err
+		}
+		out = r.renamed(m, nick, nil)
+		m.name = name
+	}
+	se.show, se.status = req.show, req.status
+	for i, x := range m.sessions { // the one that spoke last is shown
+		if x == se {
+			m.sessions = append(append(m.sessions[:i:i], m.sessions[i+1:]...), se)
+			break
+		}
+	}
+	for _, x := range r.ordered() {
+		if x.m != m {
+			out = append(out, r.presence(m).with(x.jid.String()))
+			continue
+		}
+		codes := []string{"100", "110"}
+		if nick != req.nick {
+			codes = append(codes, "210")
+		}
+		out = append(out, r.presence(m, codes...).with(x.jid.String()))
+	}
+	return r.send(out...)
+}
+
+// subjectMessage is the room's subject (XEP-0045 section 7.2.15), which ends a join even when it is empty.
+func (r *room) subjectMessage() *element {
+	return el("", "message", "type", "groupchat", "from", r.jid.String()).add(textEl("", "subject", r.subject))
+}
+
+// historyRequest is what of the past a joiner wants (XEP-0045 section 7.2.14). Numbers that are none are left
+// out of account.
+type historyRequest struct {
+	max   int // messages, -1 for no limit
+	chars int // -1 for no limit
+	since time.Time
+}
+
+func readHistory(e *element) historyRequest {
+	h := historyRequest{max: -1, chars: -1}
+	if e == nil {
+		return h
+	}
+	number := func(name string) (int, bool) {
+		n, err := strconv.ParseUint(strings.TrimSpace(e.attr(name)), 10, 31)
+		return int(n), err == nil
+	}
+	if n, ok := number("maxstanzas"); ok {
+		h.max = n
+	}
+	if n, ok := number("maxchars"); ok {
+		h.chars = n
+	}
+	if n, ok := number("seconds"); ok {
+		h.since = time.Now().Add(-time.Duration(n) * time.Second)
+	}
+	if t, err := time.Parse(time.RFC3339, e.attr("since")); err == nil && t.After(h.since) {
+		h.since = t
+	}
+	return h
+}
+
+// past gives the messages of before that a joiner may see and wants: those they were a participant for.
+// r.mu is held.
+func (r *room) past(user mimiuri.URI, to string, h historyRequest) []*element {
+	var out []*element
+	count := 0
+	for i := len(r.history) - 1; i >= 0; i-- {
+		msg := r.history[i]
+		if !msg.audience[user] {
+			continue
+		}
+		if h.max >= 0 && count >= h.max || msg.at.Before(h.since) {
+			break
+		}
+		var list []*element
+		size := 0
+		for _, e := range msg.stanzas {
+			c := e.with(to)
+			c.Kids = append(append([]*element(nil), e.Kids...),
+				el(nsDelay, "delay", "from", r.jid.String(), "stamp", msg.at.UTC().Format("2006-01-02T15:04:05.000Z")))
+			size += len(c.String())
+			list = append(list, c)
+		}
+		if h.chars >= 0 {
+			if h.chars -= size; h.chars < 0 {
+				break
+			}
+		}
+		count++
+		out = append(list, out...)
+	}
+	return out
+}
+
+// roomMessage handles messages at the rooms domain.
+func (s *service) roomMessage(in *packet) {
+	if in.typ == "error" {
+		if gone(conditionOf(in.kids)) {
+			s.endOf(in.to, in.from, false, "")
+		}
+		return
+	}
+	if err := s.roomMessageIn(in); err != nil {
+		s.refuse(in, err)
+	}
+}
+
+func (s *service) roomMessageIn(in *packet) error {
+	if in.to.local == "" {
+		if find(in.kids, "", "body") == nil {
+			return nil
+		}
+		return errService
+	}
+	user, err := s.sender(in)
+	if err != nil {
+		return err
+	}
+	u, err := s.roomAt(in)
+	if err != nil {
+		return err
+	}
+	if x := find(in.kids, nsMUCUser, "x"); x != nil && in.to.resource == "" && in.typ != "groupchat" {
+		if x.child(nsMUCUser, "invite") != nil {
+			return s.mediatedInvite(in, user, u, x)
+		}
+		if d := x.child(nsMUCUser, "decline"); d != nil {
+			return s.decline(in, user, u, d)
+		}
+	}
+	switch {
+	case in.typ == "groupchat" && in.to.resource == "":
+		return s.groupchat(in, user, u)
+	case in.typ == "groupchat":
+		return errBadRequest("Messages to a room go to the room's own address.")
+	case find(in.kids, "", "body") == nil:
+		return nil // typing, receipts and the like
+	case in.to.resource != "":
+		return errUnsupported("Private messages within a room are not carried over to MIMI.")
+	}
+	return errNotAcceptable("A room takes messages of type groupchat from those who have joined it.")
+}
+
+// groupchat takes in a message to the room. It is shown to nobody, its sender included, before the room's hub
+// has accepted it: then it comes back as an event, and its place in the room is known.
+func (s *service) groupchat(in *packet, user mimiuri.URI, u mimiuri.URI) error {
+	r, _, err := s.at(u)
+	defer s.release(r)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	se := r.sessions[in.from.String()]
+	send := se != nil && se.m.role.Send
+	r.mu.Unlock()
+	if se == nil {
+		return errNotIn
+	}
+	body, lang := bodyOf(in)
+	if body == "" {
+		if find(in.kids, "", "subject") != nil {
+			return errForbidden("The subject of this room cannot be changed from here.")
+		}
+		return nil // typing, markers and the like
+	}
+	if find(in.kids, nsOMEMO, "encrypted") != nil || find(in.kids, nsOMEMO2, "encrypted") != nil {
+		return errNotAcceptable("This message is encrypted by your client, and the bridge cannot read it. The room is encrypted by the bridge; switch encryption off in your client for this room.")
+	}
+	if !send {
+		return errForbidden("You may not send messages in this room.")
+	}
+	origin := ""
+	if o := find(in.kids, nsSID, "origin-id"); o != nil {
+		origin = o.attr("id")
+	}
+	if len(in.id) > maxStanzaID || len(origin) > maxStanzaID {
+		return errNotAcceptable("The id of the message is too long.")
+	}
+	h, ok := hint{Kind: hintMessage, JID: in.from.String(), ID: in.id, Origin: origin}.encode()
+	if !ok { // then it is only not known which resource to tell of a refusal
+		if h, ok = (hint{Kind: hintMessage, ID: in.id, Origin: origin}).encode(); !ok {
+			return errNotAcceptable("The id of the message is too long.")
+		}
+	}
+	id := messageOrigin(in, origin, body)
+
+	// Sent again although it was shown: the sender has missed that, the others have not.
+	ctx, cancel := s.timeout()
+	defer cancel()
+	mimi, at, known, err := s.db.sent(ctx, u, user, id)
+	if err != nil {
+		return err
+	}
+	if known {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.sessions[in.from.String()] != se {
+			return errNotIn
+		}
+		m := outgoing{
+			from: r.jid.with(se.m.nick), id: in.id, origin: origin, lang: lang, body: body,
+			stanzaID: mimi.String(), by: r.jid, occupant: r.occupantID(user),
+		}
+		var again []*element
+		for _, e := range m.stanzas(s.cfg.MaxBody) {
+			e.add(el(nsDelay, "delay", "from", r.jid.String(), "stamp", at.UTC().Format("2006-01-02T15:04:05.000Z")))
+			again = append(again, e.with(in.from.String()))
+		}
+		return r.send(again...)
+	}
+
+	c := content.Text(body)
+	c.Body.Language = lang
+	if in.id != "" {
+		c.SetExternalMessageID([]byte(in.id), s.local)
+	}
+	return s.intake(adapter.Intent{Kind: adapter.SendMessage, Room: u, Actor: user, OriginID: id, Content: c, Hint: h})
+}
+
+// messageOrigin names a message by its bare JID and its origin-id (XEP-0359). Not all clients make one, and the
+// plain ids of some begin anew with each session: then the text is part of the name. A message without
+// any id cannot be recognised when it is sent again.
+func messageOrigin(in *packet, origin, body string) string {
+	switch {
+	case origin != "":
+		return originID(in.from, "o", origin)
+	case in.id != "":
+		return originID(in.from, "i", in.id, shortHash(body))
+	}
+	return originID(in.from, "r", rand.Text())
+}
+
+// bodyOf chooses one of a message's bodies: that in the message's own language, or the first.
+func bodyOf(in *packet) (body, lang string) {
+	found := false
+	for _, k := range in.kids {
+		if k.Space != "" || k.Local != "body" {
+			continue
+		}
+		l := k.attr("xml:lang")
+		own := l == "" || l == in.lang
+		if !found || own {
+			body, lang = k.Text, l
+			if l == "" {
+				lang = in.lang
+			}
+			found = true
+		}
+		if own {
+			break
+		}
+	}
+	if !isLang(lang) {
+		lang = ""
+	}
+	return body, lang
+}
+
+// isLang reports whether s has the form of an RFC 5646 language tag.
+func isLang(s string) bool {
+	if s == "" || len(s) > 35 {
+		return false
+	}
+	for i, part := range strings.Split(s, "-") {
+		if part == "" || len(part) > 8 {
+			return false
+		}
+		for _, c := range []byte(part) {
+			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || i > 0 && c >= '0' && c <= '9') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// mediatedInvite is XEP-0045 section 7.8.2: somebody in the room asks it to invite others.
+func (s *service) mediatedInvite(in *packet, user, u mimiuri.URI, x *element) error {
+	n := 0
+	for _, i := range x.Kids {
+		if i.Space != nsMUCUser || i.Local != "invite" {
+			continue
+		}
+		if n++; n > 20 {
+			return &stanzaError{"wait", "policy-violation", "At most 20 people can be invited at once."}
+		}
+		a, err := prepare(i.attr("to"))
+		if err != nil {
+			return &stanzaError{"modify", "jid-malformed", "The address of whom to invite is not valid."}
+		}
+		if err := s.invite(in, hintInvite, user, u, a.bare(), strconv.Itoa(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// invite makes somebody a participant of a room. What becomes of it comes as an event.
+func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nth string) error {
+	target, ok := s.user(a)
+	if !ok {
+		return errNotFound("There is no user of this address. People elsewhere are addressed as name%domain@" + s.users + ".")
+	}
+	if target.Domain == s.domain && s.host.Level(a.String()) == adapter.LevelNone {
+		return errForbidden("The user of this address may not use this gateway.")
+	}
+	info, ok, err := s.lookup(u)
+	if err != nil {
+		return err
+	}
+	if _, isIn := participant(info, user); !ok || !isIn {
+		return errForbidden("Only those who take part in a room can invite others.")
+	}
+	if _, isIn := participant(info, target); isIn {
+		if target.Domain == s.domain { // only not in the room just now
+			s.reply(s.toRoom, s.invitation(u, info.Name, target, user, "again-"+shortHash(in.id+a.String())))
+		}
+		return nil
+	}
+	h, ok := hint{Kind: how, JID: in.from.String(), ID: in.id, To: in.to.String()}.encode()
+	if !ok {
+		return errNotAcceptable("Your address, or the id of the message, is too long.")
+	}
+	id := in.id
+	if id == "" {
+		id = rand.Text()
+	}
+	return s.intake(adapter.Intent{
+		Kind: adapter.Invite, Room: u, Actor: user, Target: target,
+		OriginID: originID(in.from, "invite", id, shortHash(target.String()), nth), Hint: h,
+	})
+}
+
+// invitation is what the room sends to a local user who has become a participant but is not there: as mediated
+// invitation, and as XEP-0249 for clients that know only that.
+func (s *service) invitation(u mimiuri.URI, name string, target, by mimiuri.URI, id string) *element {
+	j := s.roomJID(u).String()
+	inviter := s.userJID(by).String()
+	text := inviter + " invited you to the room " + j
+	if name != "" && name != u.ID {
+		text += " (" + cut(name, 200) + ")"
+	}
+	return el("", "message", "id", id, "from", j, "to", s.userJID(target).String()).add(
+		textEl("", "body", text),
+		el(nsMUCUser, "x").add(el(nsMUCUser, "invite", "from", inviter)),
+		el(nsDirect, "x", "jid", j),
+	)
+}
+
+// decline is XEP-0045 section 7.8.2: an invitation is not taken. The invited are participants already, so
+// declining is leaving; whoever invited them is told, if they are of this server.
+func (s *service) decline(in *packet, user, u mimiuri.URI, d *element) error {
+	info, ok, err := s.lookup(u)
+	if err != nil {
+		return err
+	}
+	if _, isIn := participant(info, user); !ok || !isIn {
+		return errNoRoom
+	}
+	if a, err := prepare(d.attr("to")); err == nil {
+		if inviter, ok := s.person(a.bare()); ok {
+			if _, isIn := participant(info, inviter); isIn {
+				s.reply(s.toRoom, el("", "message", "from", s.roomJID(u).String(), "to", a.bare().String()).add(
+					el(nsMUCUser, "x").add(el(nsMUCUser, "decline", "from", in.from.bare().String()).add(textEl(nsMUCUser, "reason", cut(d.text(nsMUCUser, "reason"), 1024))))))
+			}
+		}
+	}
+	id := in.id
+	if id == "" {
+		id = rand.Text()
+	}
+	h, _ := hint{Kind: hintInvite, JID: in.from.String(), ID: in.id, To: in.to.String()}.encode()
+	return s.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: u, Actor: user, OriginID: originID(in.from, "decline", id), Hint: h})
+}
+
+func textOf(kids []*element, local string) string {
+	if e := find(kids, "", local); e != nil {
+		return e.Text
+	}
+	return ""
+}
+
+// showOf reads the availability; what is none of RFC 6121's values is plain availability.
+func showOf(kids []*element) string {
+	switch v := strings.TrimSpace(textOf(kids, "show")); v {
+	case "away", "chat", "dnd", "xa":
+		return v
+	}
+	return ""
+}
+
+// cut shortens s to at most n octets, at the end of a character.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
+}

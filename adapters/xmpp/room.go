@@ -1,0 +1,498 @@
+package xmpp
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// maxHistory is how many messages a room keeps in memory for those who join. They are not on disk: this database is
+// not sealed.
+const maxHistory = 50
+
+// room is a MIMI room as a MUC (XEP-0045).
+//
+// Its members are the room's participants. A member may have sessions: the resources with which a local user
+// occupies the room. The bridge stands in for every member as one more session, so a member is an occupant to
+// others as long as they are a participant: somebody elsewhere is shown as present, a local user without a
+// session of their own as being away for long (xa). The end of a session is therefore the end of a presence, never of
+// the participation.
+//
+// The state is guarded by mu, which is never held while the provider is asked anything. What is sent to the
+// room's occupants is sent with mu held, so that all of them see one order.
+type room struct {
+	s   *service
+	uri mimiuri.URI
+	jid addr
+
+	users int // of this struct; guarded by service.mu
+
+	mu       sync.Mutex
+	loaded   bool
+	gen      uint64 // counts events, to notice one between a question to the provider and its answer
+	name     string
+	subject  string
+	gone     bool
+	members  map[mimiuri.URI]*member
+	nicks    map[string]*member // by nickKey
+	sessions map[string]*session
+	saved    map[mimiuri.URI]nickRow // nicks of people who are no members now
+	joining  map[string]*joining     // by origin id
+	history  []shownMessage
+	last     mark // of what was sent last
+	// unconfirmed are the stanzas of events that have been sent, by the event's Seq, until the server is known to have
+	// handled them. An event that comes again meanwhile is shown by the same stanzas: the state has changed
+	// with the first time.
+	unconfirmed map[uint64][]*element
+}
+
+// member is a participant.
+type member struct {
+	user     mimiuri.URI
+	role     adapter.Participant
+	jid      addr // bare
+	nick     string
+	name     string     // XEP-0172, if it is more than the nick
+	sessions []*session // in the order they came; the last is the one shown
+}
+
+// session is one resource of a local user in the room.
+type session struct {
+	jid    addr // full
+	m      *member
+	show   string
+	status string
+}
+
+// joining is a join that waits for the provider.
+type joining struct {
+	joinRequest
+	cancelled bool
+}
+
+// shownMessage is a message as it was shown, for the history of those who join.
+type shownMessage struct {
+	id       content.MessageID
+	at       time.Time
+	audience map[mimiuri.URI]bool
+	stanzas  []*element // without to
+}
+
+func newRoom(s *service, u mimiuri.URI) *room {
+	return &room{
+		s: s, uri: u, jid: s.roomJID(u),
+		members:  make(map[mimiuri.URI]*member),
+		nicks:    make(map[string]*member),
+		sessions: make(map[string]*session),
+		saved:    make(map[mimiuri.URI]nickRow),
+		joining:  make(map[string]*joining),
+
+		unconfirmed: make(map[uint64][]*element),
+	}
+}
+
+// empty reports whether the room has nothing that would be missed.
+func (r *room) empty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.sessions) == 0 && len(r.joining) == 0 && len(r.history) == 0 && len(r.unconfirmed) == 0
+}
+
+// send sends to occupants. r.mu is held.
+func (r *room) send(list ...*element) error {
+	if len(list) == 0 {
+		return nil
+	}
+	m, err := r.s.toRoom.send(list...)
+	if err == nil {
+		r.last = m
+	}
+	return err
+}
+
+// refresh asks the provider who is in the room and shows what has changed. ok is false if the provider
+// is not in the room.
+func (r *room) refresh(ctx context.Context) (ok bool, err error) {
+	for try := 0; ; try++ {
+		r.mu.Lock()
+		gen := r.gen
+		r.mu.Unlock()
+		info, ok, err := r.s.host.Room(ctx, r.uri)
+		if err != nil {
+			return false, err
+		}
+		r.mu.Lock()
+		if r.gen != gen && try < 5 {
+			r.mu.Unlock()
+			continue
+		}
+		out, removed, err := r.apply(ctx, info, nil)
+		if err == nil {
+			// With the stream down these are lost; resume shows everything again.
+			_ = r.send(out...)
+		}
+		r.mu.Unlock()
+		for _, u := range removed {
+			r.dropped(u)
+		}
+		return ok && !info.Gone, err
+	}
+}
+
+// dropped forgets a former member on disk, unless they are one again.
+func (r *room) dropped(u mimiuri.URI) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.members[u] != nil {
+		return
+	}
+	if err := r.s.db.dropUser(r.uri, u); err != nil {
+		r.s.log.Warn().Err(err).Msg("a former member could not be forgotten")
+	}
+}
+
+// withEvent is the snapshot with what the event says: the snapshot may be of before it, or after it.
+func withEvent(info adapter.Room, ev adapter.Event) adapter.Room {
+	list := make([]adapter.Participant, 0, len(info.Participants)+1)
+	found := false
+	for _, p := range info.Participants {
+		if p.User == ev.User && ev.Kind == adapter.Left {
+			continue
+		}
+		found = found || p.User == ev.User
+		list = append(list, p)
+	}
+	if ev.Kind == adapter.Joined && !found {
+		list = append(list, adapter.Participant{User: ev.User, Send: true})
+	}
+	info.Participants = list
+	return info
+}
+
+// apply makes the members those of info. It returns what shows the difference to the occupants, and who is a member no
+// more. ev is the event that is being delivered, or nil. r.mu is held.
+func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) (out []*element, removed []mimiuri.URI, err error) {
+	var occupants []occupantRow
+	saved := r.saved
+	if !r.loaded {
+		saved = make(map[mimiuri.URI]nickRow)
+		nicks, err := r.s.db.nicks(ctx, r.uri)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, n := range nicks {
+			saved[n.user] = n
+		}
+		if occupants, err = r.s.db.occupants(ctx, r.uri); err != nil {
+			return nil, nil, err
+		}
+	}
+
+	// New members get their nicks first: that is the only thing that can fail. Those with a nick of their own
+	// come before, so that nobody new takes it.
+	taken := make(map[string]bool)
+	isTaken := func(key string) bool { return taken[key] || r.nicks[key] != nil }
+	var fresh []*member
+	var rows []nickRow
+	for _, known := range []bool{true, false} {
+		for _, p := range info.Participants {
+			row, ok := saved[p.User]
+			if r.members[p.User] != nil || ok != known {
+				continue
+			}
+			if !ok || isTaken(nickKey(row.nick)) {
+				row = nickRow{user: p.User, nick: defaultNick(p.User, r.s.domain, isTaken)}
+				if full := fullName(p.User); full != row.nick {
+					row.name = cut(full, maxNick)
+				}
+				rows = append(rows, row)
+			}
+			taken[nickKey(row.nick)] = true
+			fresh = append(fresh, &member{user: p.User, role: p, jid: r.s.userJID(p.User), nick: row.nick, name: row.name})
+		}
+	}
+	if len(rows) > 0 {
+		// The same nick after a restart.
+		if err := r.s.db.write(func(tx *sql.Tx) error {
+			for _, row := range rows {
+				if err := putNick(tx, r.uri, row); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return nil, nil, err
+		}
+	}
+
+	r.saved = saved
+	r.name, r.subject, r.gone = info.Name, info.Subject, info.Gone
+	now := make(map[mimiuri.URI]bool, len(info.Participants))
+	for _, p := range info.Participants {
+		now[p.User] = true
+	}
+	if ev != nil && ev.Kind == adapter.Left {
+		if m := r.members[ev.User]; m != nil {
+			actor, codes := r.members[ev.Actor], []string{"321"}
+			if ev.Actor == ev.User {
+				actor, codes = nil, nil
+			}
+			out = append(out, r.remove(m, actor, codes...)...)
+			removed = append(removed, m.user)
+		}
+	}
+	for _, m := range r.list() {
+		if !now[m.user] {
+			out = append(out, r.remove(m, nil, "321")...)
+			removed = append(removed, m.user)
+		}
+	}
+	for _, p := range info.Participants {
+		m := r.members[p.User]
+		if m == nil {
+			continue
+		}
+		changed := affiliation(m.role) != affiliation(p) || role(m.role) != role(p)
+		m.role = p
+		if changed {
+			out = append(out, r.toAll(r.presence(m))...)
+		}
+	}
+	for _, m := range fresh {
+		delete(r.saved, m.user)
+		r.members[m.user] = m
+		r.nicks[nickKey(m.nick)] = m
+		out = append(out, r.toAll(r.presence(m))...)
+	}
+
+	if !r.loaded {
+		r.loaded = true
+		for _, o := range occupants {
+			m := r.members[o.user]
+			if m != nil && !r.gone {
+				se := &session{jid: o.jid, m: m}
+				m.sessions = append(m.sessions, se)
+				r.sessions[o.jid.String()] = se
+				continue
+			}
+			// The participation ended, and nobody could be told then.
+			former := &member{user: o.user, jid: o.jid.bare(), nick: saved[o.user].nick}
+			if former.nick == "" {
+				former.nick = defaultNick(o.user, r.s.domain, isTaken)
+			}
+			out = append(out, r.unavailable(former, nil, "110", "321").with(o.jid.String()))
+			removed = append(removed, o.user)
+		}
+	}
+	return out, removed, nil
+}
+
+// remove takes a member out of the room and returns what tells everybody, the member's own sessions
+// included. r.mu is held.
+func (r *room) remove(m *member, actor *member, codes ...string) []*element {
+	delete(r.members, m.user)
+	delete(r.nicks, nickKey(m.nick))
+	r.saved[m.user] = nickRow{user: m.user, nick: m.nick, name: m.name}
+	var out []*element
+	for _, se := range m.sessions {
+		delete(r.sessions, se.jid.String())
+		e := r.unavailable(m, actor, append([]string{"110"}, codes...)...)
+		out = append(out, e.with(se.jid.String()))
+	}
+	m.sessions = nil
+	return append(out, r.toAll(r.unavailable(m, actor, codes...))...)
+}
+
+// toAll addresses a stanza to every session. r.mu is held.
+func (r *room) toAll(e *element) []*element {
+	out := make([]*element, 0, len(r.sessions))
+	for _, se := range r.ordered() {
+		out = append(out, e.with(se.jid.String()))
+	}
+	return out
+}
+
+// ordered lists the sessions, always in the same order. r.mu is held.
+func (r *room) ordered() []*session {
+	out := make([]*session, 0, len(r.sessions))
+	for _, se := range r.sessions {
+		out = append(out, se)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].jid.String() < out[j].jid.String() })
+	return out
+}
+
+// affiliation says a role in XEP-0045's terms.
+func affiliation(p adapter.Participant) string {
+	name := strings.ToLower(p.RoleName)
+	switch {
+	case p.Admin && (strings.Contains(name, "super") || strings.Contains(name, "owner")):
+		return "owner"
+	case p.Admin:
+		return "admin"
+	}
+	return "member"
+}
+
+func role(p adapter.Participant) string {
+	switch {
+	case p.Admin:
+		return "moderator"
+	case p.Send:
+		return "participant"
+	}
+	return "visitor"
+}
+
+// occupantID is XEP-0421: the same for a user in a room for ever, and nothing else can be told from it.
+func (r *room) occupantID(u mimiuri.URI) *element {
+	sum := sha256.Sum256([]byte(r.s.db.salt + "\x00" + r.uri.String() + "\x00" + u.String()))
+	return el(nsOccupant, "occupant-id", "id", base32hex.EncodeToString(sum[:20]))
+}
+
+// presence is a member's presence as others see it, with status codes; without to. Rooms hide no JIDs: a MIMI
+// URI says as much. r.mu is held.
+func (r *room) presence(m *member, codes ...string) *element {
+	e := el("", "presence", "from", r.jid.with(m.nick).String())
+	item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", role(m.role))
+	switch {
+	case len(m.sessions) > 0:
+		se := m.sessions[len(m.sessions)-1]
+		item.set("jid", se.jid.String())
+		if se.show != "" {
+			e.add(textEl("", "show", se.show))
+		}
+		if se.status != "" {
+			e.add(textEl("", "status", se.status))
+		}
+	case m.user.Domain == r.s.domain:
+		item.set("jid", m.jid.String())
+		e.add(textEl("", "show", "xa"))
+	default:
+		item.set("jid", m.jid.String())
+	}
+	return e.add(mucUser(item, codes), r.occupantID(m.user), m.nickElement())
+}
+
+// unavailable tells that somebody is neither occupant nor participant any more, and who did it if that was somebody
+// else; without to. r.mu is held.
+func (r *room) unavailable(m *member, actor *member, codes ...string) *element {
+	item := el(nsMUCUser, "item", "affiliation", "none", "role", "none", "jid", m.jid.String())
+	if actor != nil && actor != m {
+		item.add(el(nsMUCUser, "actor", "nick", actor.nick, "jid", actor.jid.String()))
+	}
+	return el("", "presence", "type", "unavailable", "from", r.jid.with(m.nick).String()).
+		add(mucUser(item, codes), r.occupantID(m.user))
+}
+
+func mucUser(item *element, codes []string) *element {
+	x := el(nsMUCUser, "x").add(item)
+	for _, c := range codes {
+		x.add(el(nsMUCUser, "status", "code", c))
+	}
+	return x
+}
+
+// nickElement is XEP-0172 for a name that is more than what fits into a nick.
+func (m *member) nickElement() *element {
+	if m.name == "" || m.name == m.nick {
+		return nil
+	}
+	return textEl(nsNick, "nick", m.name)
+}
+
+// endSession ends the occupancy of one resource; the member stays. answer is false if nobody is there to be told.
+// r.mu is held.
+func (r *room) endSession(se *session, answer bool, status string) {
+	m := se.m
+	delete(r.sessions, se.jid.String())
+	shown := m.sessions[len(m.sessions)-1] == se
+	for i, x := range m.sessions {
+		if x == se {
+			m.sessions = append(m.sessions[:i:i], m.sessions[i+1:]...)
+			break
+		}
+	}
+	if err := r.s.db.dropOccupant(r.uri, se.jid); err != nil {
+		r.s.log.Warn().Err(err).Msg("an occupant could not be forgotten")
+	}
+	var out []*element
+	if answer {
+		e := el("", "presence", "type", "unavailable", "from", r.jid.with(m.nick).String(), "to", se.jid.String())
+		if status != "" {
+			e.add(textEl("", "status", status))
+		}
+		item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", "none", "jid", se.jid.String())
+		out = append(out, e.add(mucUser(item, []string{"110"}), r.occupantID(m.user)))
+	}
+	if shown {
+		out = append(out, r.toOthers(r.presence(m), m)...)
+	}
+	_ = r.send(out...)
+}
+
+// toOthers addresses a stanza to every session but those of one member. r.mu is held.
+func (r *room) toOthers(e *element, not *member) []*element {
+	var out []*element
+	for _, se := range r.ordered() {
+		if se.m != not {
+			out = append(out, e.with(se.jid.String()))
+		}
+	}
+	return out
+}
+
+// resume is run when the stream of the rooms has come up. A resource that has gone meanwhile is found out by a
+// message without content: servers answer a groupchat message to a resource that is not there with an
+// error (RFC 6121 section 8.5.3.2.3), clients show nothing. If stanzas of this room may have been lost with the
+// stream before, everybody is shown everybody again.
+func (r *room) resume(previous mark) {
+	r.mu.Lock()
+	loaded := r.loaded
+	r.mu.Unlock()
+	if !loaded {
+		ctx, cancel := r.s.timeout()
+		defer cancel()
+		if _, err := r.refresh(ctx); err != nil {
+			r.s.log.Warn().Err(err).Msg("a room's occupants could not be read; they are when the room is used")
+			return
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*element
+	for _, se := range r.ordered() {
+		probe := el("", "message", "type", "groupchat", "id", "probe-"+shortHash(se.jid.String()), "from", r.jid.String(), "to", se.jid.String())
+		out = append(out, probe.add(el(nsHints, "no-store")))
+	}
+	lost := r.last.stream > previous.stream || r.last.stream == previous.stream && r.last.pos > previous.pos
+	if lost {
+		for _, se := range r.ordered() {
+			for _, m := range r.list() {
+				if m != se.m {
+					out = append(out, r.presence(m).with(se.jid.String()))
+				}
+			}
+			out = append(out, r.presence(se.m, "110", "100").with(se.jid.String()))
+		}
+	}
+	_ = r.send(out...)
+}
+
+// list gives the members in a fixed order. r.mu is held.
+func (r *room) list() []*member {
+	out := make([]*member, 0, len(r.members))
+	for _, m := range r.members {
+		out = append(out, m)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].nick < out[j].nick })
+	return out
+}
