@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/internal/mailbox"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/mls/tlspl"
@@ -18,16 +20,15 @@ import (
 
 // once runs a request that changes a room on the room's goroutine, unless the same octets from the same peer were
 // accepted before: then it gives the same response.
-func (h *Hub) once(ctx context.Context, from string, uri mimiuri.URI, body []byte, fn func(*room, []byte) ([]byte, error)) (response []byte, err error) {
+func (h *Hub) once(ctx context.Context, from string, uri mimiuri.URI, body []byte, fn func(*room, []byte) ([]byte, error)) ([]byte, error) {
+	h.Retry(from)
 	if uri.Kind != mimiuri.Room || uri.Domain != h.cfg.Domain {
 		return nil, fault.New(fault.NotFound, "there is no such room here")
 	}
 	hash := sha256.Sum256(body)
-	err = h.rooms.Do(ctx, uri.String(), func(r *room) error {
-		if err := r.load(ctx); err != nil {
-			return err
-		}
-		err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+	response, err := mailbox.Ask(ctx, h.rooms, uri.String(), func(r *room) (response []byte, err error) {
+		// Asked before the room is looked at: what was accepted may have closed it.
+		err = h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
 			response, err = tx.Answer(r.id, from, hash[:])
 			return err
 		})
@@ -35,10 +36,12 @@ func (h *Hub) once(ctx context.Context, from string, uri mimiuri.URI, body []byt
 			if response != nil {
 				h.Counters.Replayed.Add(1)
 			}
-			return err
+			return response, err
 		}
-		response, err = fn(r, hash[:])
-		return err
+		if err := r.load(ctx); err != nil {
+			return nil, err
+		}
+		return fn(r, hash[:])
 	})
 	switch {
 	case fault.Is(err, fault.Malformed):
@@ -108,6 +111,9 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 		}
 		p, err := g.ReceiveProposal(m)
 		if errors.Is(err, mls.ErrDuplicate) {
+			if !r.pendingFrom(m, from) {
+				return r.refuse(from, "the client belongs to another provider", nil)
+			}
 			continue
 		}
 		if err != nil {
@@ -115,8 +121,8 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 		}
 		bundle = append(bundle, *p)
 	}
-	if len(bundle) == 0 {
-		return nil, fault.New(fault.Conflict, "these proposals are pending already")
+	if len(bundle) == 0 { // accepted before, though the answer is forgotten
+		return (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(r.row.LastTS)}).Marshal(), nil
 	}
 	if err := r.current().CheckProposals(bundle, from, r.g.Members()); err != nil {
 		return r.refuse(from, fault.Public(err), err)
@@ -128,6 +134,9 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 	row := *r.row
 	ts := r.stamp()
 	row.State, row.LastTS = state, ts
+	if deserted(g) {
+		row.Status = store.HubClosed
+	}
 	response := (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(ts)}).Marshal()
 	err = r.write(ctx, &row, func(tx *store.Tx) error {
 		f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: req.Message, MoreProposals: req.MoreProposals}
@@ -143,23 +152,19 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 		return nil, err
 	}
 	r.g = g
-	r.closeIfEmpty(ctx)
 	return response, nil
 }
 
-// closeIfEmpty closes a room whose last clients are all leaving: nobody is left who could commit their removal.
-func (r *room) closeIfEmpty(ctx context.Context) {
-	leaves := r.leaving()
-	for _, m := range r.g.Members() {
-		if !leaves[m.Leaf] {
-			return
+// pendingFrom reports whether m is a pending proposal by a client of the provider from.
+func (r *room) pendingFrom(m *mls.MLSMessage, from string) bool {
+	b := m.Bytes()
+	for _, p := range r.g.Proposals() {
+		if bytes.Equal(p.Message, b) && p.Sender.Type == mls.SenderMember {
+			user, _, err := policy.LeafUser(r.g.Leaf(p.Sender.Leaf))
+			return err == nil && user.Domain == from
 		}
 	}
-	row := *r.row
-	row.Status = store.HubClosed
-	if err := r.write(ctx, &row, func(tx *store.Tx) error { return tx.UpdateHubRoom(&row) }); err != nil {
-		r.h.cfg.Log.Error().Err(err).Str("room", r.id).Msg("closing a room that everybody has left")
-	}
+	return false
 }
 
 // commit takes a Commit with its Welcome and GroupInfo.
@@ -181,6 +186,9 @@ func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.U
 	}
 	if req.GroupInfo.Full == nil {
 		return r.refuse(from, "a full GroupInfo is needed", nil)
+	}
+	if pub, err := req.GroupInfo.Full.Extensions.ExternalPub(); err != nil || pub == nil {
+		return r.refuse(from, "the GroupInfo has no external_pub: nobody could come in by it", err)
 	}
 	if o := req.Tree.Representation; o != mls.RatchetTreeFull && o != mls.RatchetTreeDistributionService {
 		return r.refuse(from, "this RatchetTreeOption is not supported", nil)
@@ -281,6 +289,10 @@ func (r *room) leftOut(staged *mls.StagedPublicCommit) []mls.ProposalRef {
 			if removed[p.Sender.Leaf] {
 				continue
 			}
+		case *mls.Add:
+			if l := b.KeyPackage.LeafNode.Lifetime; uint64(r.h.cfg.Now().Unix()) > l.NotAfter {
+				continue // nobody may commit it any more
+			}
 		}
 		missing = append(missing, p.Ref)
 	}
@@ -339,19 +351,26 @@ func (r *room) welcome(ctx context.Context, staged *mls.StagedPublicCommit, w *m
 func (r *room) remake(g *mls.PublicGroup, pol *policy.State, pending []mls.PendingProposal, staged *mls.StagedPublicCommit) ([]*mls.MLSMessage, error) {
 	var users []mimiuri.URI
 	var bodies []mls.ProposalBody
+	done := map[mls.LeafIndex]bool{}
+	remove := func(l mls.LeafIndex) {
+		if !done[l] {
+			done[l] = true
+			bodies = append(bodies, &mls.Remove{Removed: l})
+		}
+	}
 	for _, p := range pending {
 		switch b := p.Proposal.Body.(type) {
 		case *mls.Remove:
 			if g.Leaf(b.Removed) != nil && !slices.ContainsFunc(staged.Added, func(a mls.AddedLeaf) bool { return a.Leaf == b.Removed }) {
-				bodies = append(bodies, &mls.Remove{Removed: b.Removed})
+				remove(b.Removed)
 			}
 		case *mls.SelfRemove:
 			if g.Leaf(p.Sender.Leaf) != nil && !slices.ContainsFunc(staged.Removed, func(l mls.RemovedLeaf) bool { return l.Leaf == p.Sender.Leaf }) {
-				bodies = append(bodies, &mls.Remove{Removed: p.Sender.Leaf})
+				remove(p.Sender.Leaf)
 			}
 		case *mls.AppDataUpdate:
 			for _, u := range removedUsers(b, r.pol) {
-				if pol.Participants.Index(u) >= 0 {
+				if pol.Participants.Index(u) >= 0 && !slices.Contains(users, u) {
 					users = append(users, u)
 				}
 			}
@@ -439,7 +458,8 @@ func (h *Hub) Submit(ctx context.Context, from string, uri mimiuri.URI, body []b
 }
 
 // GroupInfo implements port.Hub.
-func (h *Hub) GroupInfo(ctx context.Context, from string, uri mimiuri.URI, body []byte) (response []byte, err error) {
+func (h *Hub) GroupInfo(ctx context.Context, from string, uri mimiuri.URI, body []byte) ([]byte, error) {
+	h.Retry(from)
 	req, err := wire.ParseGroupInfoRequest(body)
 	if err != nil {
 		return nil, fault.Wrap(fault.Malformed, "the GroupInfoRequest cannot be read", err)
@@ -454,16 +474,15 @@ func (h *Hub) GroupInfo(ctx context.Context, from string, uri mimiuri.URI, body 
 	if uri.Kind != mimiuri.Room || uri.Domain != h.cfg.Domain {
 		return nil, fault.New(fault.NotFound, "there is no such room here")
 	}
-	err = h.rooms.Do(ctx, uri.String(), func(r *room) error {
-		fail := func(code wire.GroupInfoCode) error {
-			response = (&wire.GroupInfoResponse{Protocol: wire.MLS10, Room: uri, Status: code}).Marshal()
-			return nil
+	return mailbox.Ask(ctx, h.rooms, uri.String(), func(r *room) ([]byte, error) {
+		fail := func(code wire.GroupInfoCode) ([]byte, error) {
+			return (&wire.GroupInfoResponse{Protocol: wire.MLS10, Room: uri, Status: code}).Marshal(), nil
 		}
 		if err := r.load(ctx); fault.Is(err, fault.NotFound) {
 			// A room that is not there and one that may not be seen look alike.
 			return fail(wire.GroupInfoNotAuthorized)
 		} else if err != nil {
-			return err
+			return nil, err
 		}
 		if err := r.current().CheckGroupInfo(user); err != nil {
 			h.Counters.Refused.Add(1)
@@ -474,30 +493,28 @@ func (h *Hub) GroupInfo(ctx context.Context, from string, uri mimiuri.URI, body 
 		}
 		var info mls.GroupInfo
 		if err := tlspl.Unmarshal(r.row.Info, &info); err != nil {
-			return err
+			return nil, err
 		}
 		tbe := &wire.GroupInfoRatchetTree{GroupInfo: &info, Tree: *mls.FullTree(r.g.Tree())}
 		for _, p := range r.g.Proposals() {
 			m, err := mls.ParseMessage(p.Message)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			tbe.Pending = append(tbe.Pending, wire.PendingProposal{Message: m, AcceptedTime: uint64(r.row.LastTS)})
 		}
 		sealed, err := tbe.Seal(req.Suite, req.PublicKey, uri)
 		if err != nil {
-			return fault.Wrap(fault.Malformed, "nothing can be encrypted to this key", err)
+			return nil, fault.Wrap(fault.Malformed, "nothing can be encrypted to this key", err)
 		}
 		res := &wire.GroupInfoResponse{Protocol: wire.MLS10, Room: uri, Status: wire.GroupInfoSuccess, Suite: req.Suite,
 			HubSender: mls.ExternalSender{SignatureKey: r.keys.sender.Public(), Credential: mls.BasicCredential([]byte(uri.Provider().String()))},
 			Encrypted: sealed}
 		if err := res.Sign(r.keys.sender); err != nil {
-			return err
+			return nil, err
 		}
-		response = res.Marshal()
-		return nil
+		return res.Marshal(), nil
 	})
-	return response, err
 }
 
 func credentialUser(c mls.Credential) (user, client mimiuri.URI, err error) {
@@ -508,6 +525,7 @@ var errForeign = errors.New("hub: not of the asking provider")
 
 // KeyMaterial implements port.Hub: it asks the target's provider, own or other, and remembers the way of the Welcome.
 func (h *Hub) KeyMaterial(ctx context.Context, from string, uri, target mimiuri.URI, body []byte) ([]byte, error) {
+	h.Retry(from)
 	req, err := wire.ParseKeyMaterialRequest(body)
 	if err != nil {
 		return nil, fault.Wrap(fault.Malformed, "the KeyMaterialRequest cannot be read", err)
@@ -547,6 +565,9 @@ func (h *Hub) KeyMaterial(ctx context.Context, from string, uri, target mimiuri.
 		for _, c := range res.Clients {
 			if c.KeyPackage == nil {
 				continue
+			}
+			if user, _, err := policy.LeafUser(&c.KeyPackage.LeafNode); err != nil || user != target {
+				return fault.Wrap(fault.Unavailable, "the other provider gave key material of another user", errors.Join(err, errForeign))
 			}
 			ref, err := c.KeyPackage.Ref(c.KeyPackage.CipherSuite)
 			if err != nil {

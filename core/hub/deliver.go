@@ -17,6 +17,13 @@ const (
 	maxPause   = 5 * time.Minute
 	// A peer that answers 4xx to something well-formed is broken; it is asked less often, and nothing is dropped.
 	maxPauseRefused = time.Hour
+
+	// Deliveries under way: a peer that hangs holds up its own rooms at most.
+	peerSlots = 8
+	allSlots  = 512
+
+	// What a follower has not taken for so long is given up; it joins its rooms anew when it is back.
+	queueLife = 30 * 24 * time.Hour
 )
 
 // queue is a follower's delivery: at most one goroutine, with one batch under way.
@@ -47,8 +54,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		h.clean(ctx)
 		select {
 		case <-ctx.Done():
+			h.rooms.Close() // in this order: a room that still works may start deliveries
 			h.workers.Wait()
-			h.rooms.Close()
 			return nil
 		case <-tick.C:
 		}
@@ -57,14 +64,20 @@ func (h *Hub) Run(ctx context.Context) error {
 
 func (h *Hub) clean(ctx context.Context) {
 	now := h.cfg.Now()
-	err := h.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		return errors.Join(
+	var given []store.Queue
+	err := h.cfg.Store.Update(ctx, func(tx *store.Tx) (err error) {
+		given, err = tx.GiveUpQueues(now.Add(-queueLife).UnixMilli())
+		return errors.Join(err,
 			tx.ForgetAnswers(now.Add(-answerLife).UnixMilli()),
 			tx.ExpireRoutes(now.UnixMilli()),
 			tx.TrimLog(now.Add(-answerLife).UnixMilli()))
 	})
 	if err != nil && ctx.Err() == nil {
 		h.cfg.Log.Error().Err(err).Msg("cleaning up hub tables")
+		return
+	}
+	for _, q := range given {
+		h.cfg.Log.Warn().Str("room", q.Room).Str("peer", q.Peer).Dur("after", queueLife).Msg("a follower has not taken its messages; the oldest are given up")
 	}
 }
 
@@ -110,7 +123,7 @@ func (h *Hub) start(q store.Queue) {
 	}
 }
 
-// Retry ends the pauses of all queues to a peer: it is known to be back.
+// Retry ends the pauses of all queues to a peer that could not be reached: it is known to be back.
 func (h *Hub) Retry(peer string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -153,9 +166,13 @@ func (h *Hub) work(ctx context.Context, q store.Queue, w *queue) {
 		h.Counters.DeliveryFailed.Add(1)
 		pause = nextPause(pause, err)
 		h.cfg.Log.Warn().Err(err).Str("room", q.Room).Str("peer", q.Peer).Dur("again_in", pause).Msg("delivery failed; the queue is kept")
+		kick := w.kick
+		if unreachable := fault.Is(err, fault.Unavailable) && retryAfter(err) == 0; !unreachable {
+			kick = nil // it was reached, and said no
+		}
 		select {
 		case <-time.After(pause):
-		case <-w.kick:
+		case <-kick:
 		case <-ctx.Done():
 		}
 	}
@@ -168,11 +185,41 @@ func nextPause(last time.Duration, err error) time.Duration {
 		limit = maxPauseRefused
 		next = max(next, 2*time.Second)
 	}
-	var f *fault.Error
-	if errors.As(err, &f) && f.RetryAfter > 0 {
-		next = f.RetryAfter
+	if after := retryAfter(err); after > 0 {
+		next = after
 	}
 	return min(next, limit)
+}
+
+func retryAfter(err error) time.Duration {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return f.RetryAfter
+	}
+	return 0
+}
+
+// enter waits for a place for a delivery to peer.
+func (h *Hub) enter(ctx context.Context, peer string) (leave func(), err error) {
+	h.mu.Lock()
+	own := h.slots[peer]
+	if own == nil {
+		own = make(chan struct{}, peerSlots)
+		h.slots[peer] = own
+	}
+	h.mu.Unlock()
+	select {
+	case own <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case h.all <- struct{}{}:
+	case <-ctx.Done():
+		<-own
+		return nil, ctx.Err()
+	}
+	return func() { <-h.all; <-own }, nil
 }
 
 // deliver sends one batch; more is true if there may be another.
@@ -186,6 +233,13 @@ func (h *Hub) deliver(ctx context.Context, q store.Queue) (more bool, err error)
 	uri, err := mimiuri.ParseKind(q.Room, mimiuri.Room)
 	if err != nil {
 		return false, err
+	}
+	if q.Peer != h.cfg.Domain {
+		leave, err := h.enter(ctx, q.Peer)
+		if err != nil {
+			return false, err
+		}
+		defer leave()
 	}
 	var entries []store.LogEntry
 	var hi uint64
@@ -205,14 +259,6 @@ func (h *Hub) deliver(ctx context.Context, q store.Queue) (more bool, err error)
 	var body []byte
 	for _, e := range entries {
 		body = append(body, e.Body...)
-	}
-	if q.Peer != h.cfg.Domain {
-		select {
-		case h.limit <- struct{}{}:
-			defer func() { <-h.limit }()
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
 	}
 	if err := h.cfg.Notify.Notify(ctx, q.Peer, uri, body); err != nil {
 		return false, err

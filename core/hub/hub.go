@@ -63,7 +63,8 @@ type Hub struct {
 	queues   map[store.Queue]*queue
 	ctx      context.Context // of Run; nil before
 	workers  sync.WaitGroup
-	limit    chan struct{} // remote deliveries under way
+	slots    map[string]chan struct{} // deliveries under way, by peer
+	all      chan struct{}            // and of all peers together
 	Counters Counters
 }
 
@@ -74,7 +75,7 @@ type Counters struct {
 
 // New makes a hub. It delivers nothing before Run.
 func New(cfg Config) *Hub {
-	h := &Hub{cfg: cfg, queues: map[store.Queue]*queue{}, limit: make(chan struct{}, 64)}
+	h := &Hub{cfg: cfg, queues: map[store.Queue]*queue{}, slots: map[string]chan struct{}{}, all: make(chan struct{}, allSlots)}
 	h.rooms = mailbox.New(func(key string) *room { return &room{h: h, id: key} }, roomIdle, cfg.Log)
 	return h
 }
@@ -170,24 +171,23 @@ func (h *Hub) Prepare(ctx context.Context, uri mimiuri.URI) (*port.Agents, error
 	if uri.Kind != mimiuri.Room || uri.Domain != h.cfg.Domain {
 		return nil, fault.New(fault.Forbidden, "rooms are made at their own provider")
 	}
-	var a *port.Agents
-	err := h.rooms.Do(ctx, uri.String(), func(r *room) error {
+	return mailbox.Ask(ctx, h.rooms, uri.String(), func(r *room) (*port.Agents, error) {
 		var row *store.HubRoom
 		err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
 			row, err = tx.HubRoom(r.id)
 			return err
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var keys roomKeys
 		if row == nil {
 			if keys, err = newRoomKeys(); err != nil {
-				return err
+				return nil, err
 			}
 			b, err := json.Marshal(keys)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			now := h.cfg.Now().UnixMilli()
 			err = h.cfg.Store.Update(ctx, func(tx *store.Tx) error {
@@ -197,19 +197,17 @@ func (h *Hub) Prepare(ctx context.Context, uri mimiuri.URI) (*port.Agents, error
 				return tx.InsertHubRoom(&store.HubRoom{Room: r.id, Keys: b})
 			})
 			if err != nil {
-				return err
+				return nil, err
 			}
 		} else if err := keys.parse(row.Keys); err != nil {
-			return err
+			return nil, err
 		}
 		cred := mls.BasicCredential([]byte(uri.Provider().String()))
-		a = &port.Agents{
+		return &port.Agents{
 			Sender:   mls.ExternalSender{SignatureKey: keys.sender.Public(), Credential: cred},
 			Franking: wire.FrankingAgentData{SignatureKey: keys.franking.Public(), Credential: cred},
-		}
-		return nil
+		}, nil
 	})
-	return a, err
 }
 
 func newRoomKeys() (k roomKeys, err error) {
@@ -313,18 +311,23 @@ func domains(members []mls.Member, without string) []string {
 	return list
 }
 
-// leaving says which leaves have a removal pending.
-func (r *room) leaving() map[mls.LeafIndex]bool {
-	leaves := map[mls.LeafIndex]bool{}
-	for _, p := range r.g.Proposals() {
+// deserted reports whether all clients of a group are leaving: nobody is left who could commit their removal.
+func deserted(g *mls.PublicGroup) bool {
+	leaving := map[mls.LeafIndex]bool{}
+	for _, p := range g.Proposals() {
 		switch b := p.Proposal.Body.(type) {
 		case *mls.Remove:
-			leaves[b.Removed] = true
+			leaving[b.Removed] = true
 		case *mls.SelfRemove:
-			leaves[p.Sender.Leaf] = true
+			leaving[p.Sender.Leaf] = true
 		}
 	}
-	return leaves
+	for _, m := range g.Members() {
+		if !leaving[m.Leaf] {
+			return false
+		}
+	}
+	return true
 }
 
 // current is the policy as the hub applies it: what it has accepted counts, committed or not ("Room state").

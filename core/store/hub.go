@@ -171,6 +171,22 @@ func (tx *Tx) ForgetAnswers(before int64) error {
 	return tx.do(`DELETE FROM hub_answer WHERE ts<?`, before)
 }
 
+// GiveUpQueues moves the cursors of followers beyond entries older than before (ms), and says whose.
+func (tx *Tx) GiveUpQueues(before int64) (qs []Queue, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var q Queue
+		if err := scan(&q.Room, &q.Peer); err != nil {
+			return err
+		}
+		qs = append(qs, q)
+		return nil
+	}, `UPDATE hub_cursor SET batch=0, done=(SELECT max(seq) FROM hub_log l WHERE l.room_id=hub_cursor.room_id AND l.ts<?1 AND l.seq<=hub_cursor.last)
+		WHERE done<last AND EXISTS (SELECT 1 FROM hub_log l WHERE l.room_id=hub_cursor.room_id AND l.seq>hub_cursor.done AND l.seq<=hub_cursor.last
+			AND l.ts<?1 AND instr(l.audience, ' '||hub_cursor.peer||' ')>0)
+		RETURNING room_id, peer`, before)
+	return qs, err
+}
+
 // TrimLog deletes entries older than before (ms) that no follower still waits for.
 func (tx *Tx) TrimLog(before int64) error {
 	return tx.do(`DELETE FROM hub_log WHERE ts<? AND NOT EXISTS (

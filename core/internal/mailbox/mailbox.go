@@ -57,30 +57,37 @@ func (p *Pool[S]) Post(key string, fn func(S)) bool {
 	return true
 }
 
-// Do has fn run on the key's goroutine and waits for its result. If ctx ends first fn may still run. A panic of fn
-// becomes an error.
-func (p *Pool[S]) Do(ctx context.Context, key string, fn func(S) error) error {
-	done := make(chan error, 1)
+// Ask has fn run on the key's goroutine and gives what it returns. If ctx ends first fn may still run, and what it returns
+// is lost. A panic of fn becomes an error.
+func Ask[S, T any](ctx context.Context, p *Pool[S], key string, fn func(S) (T, error)) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	done := make(chan answer, 1)
 	ok := p.Post(key, func(s S) {
-		finished := false
-		defer func() {
-			if !finished {
-				done <- fault.New(fault.Internal, "")
-			}
-		}()
-		err := fn(s)
-		finished = true
-		done <- err
+		a := answer{err: fault.New(fault.Internal, "")}
+		defer func() { done <- a }()
+		v, err := fn(s)
+		a = answer{v, err}
 	})
 	if !ok {
-		return fault.New(fault.Unavailable, "the server is stopping")
+		var none T
+		return none, fault.New(fault.Unavailable, "the server is stopping")
 	}
 	select {
-	case err := <-done:
-		return err
+	case a := <-done:
+		return a.v, a.err
 	case <-ctx.Done():
-		return ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
+}
+
+// Do is Ask for what has no result but an error.
+func (p *Pool[S]) Do(ctx context.Context, key string, fn func(S) error) error {
+	_, err := Ask(ctx, p, key, func(s S) (struct{}, error) { return struct{}{}, fn(s) })
+	return err
 }
 
 // Close takes no more work, waits for what was posted, and ends all goroutines.
