@@ -204,21 +204,7 @@ func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
 	p.senderData = r.Opaque()
 	p.resumption = r.Opaque()
 	leaves := r.Uint32()
-	// A tree is a power of two wide; at most twice the current one holds for
-	// honest states many times over, but the bound is only against nonsense.
-	if r.Err() == nil && (leaves == 0 || leaves&(leaves-1) != 0 || leaves > maxLeaves) {
-		r.Failf("tree of %d leaves", leaves)
-	}
-	if r.Err() != nil {
-		return p
-	}
-	p.gcBytes = tlspl.Marshal(p.gc)
-	p.tree = newTree(g.s, leaves)
-	for l := LeafIndex(0); uint32(l) < leaves; l++ {
-		if n := g.tree.leaf(l); n != nil {
-			p.tree.setLeaf(l, n)
-		}
-	}
+	changed := map[LeafIndex]*LeafNode{}
 	r.Vector(func(r *tlspl.Reader) {
 		l := LeafIndex(r.Uint32())
 		var n *LeafNode
@@ -226,10 +212,37 @@ func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
 			n = new(LeafNode)
 			n.UnmarshalTLS(r)
 		})
-		if r.Err() == nil && uint32(l) < leaves {
-			p.tree.setLeaf(l, n)
-		}
+		changed[l] = n
 	})
+	if r.Err() != nil {
+		return p
+	}
+	// The tree is as wide as its last leaf asks, so what is allocated is bounded
+	// by the leaves there are.
+	last := LeafIndex(0)
+	for l := range g.tree.members() {
+		if _, other := changed[l]; !other && uint32(l) < leaves {
+			last = max(last, l)
+		}
+	}
+	for l, n := range changed {
+		if n != nil {
+			last = max(last, l)
+		}
+	}
+	if last >= maxLeaves || treeWidth(last) != leaves {
+		r.Failf("tree of %d leaves", leaves)
+		return p
+	}
+	p.gcBytes = tlspl.Marshal(p.gc)
+	p.tree = newTree(g.s, leaves)
+	for l := LeafIndex(0); uint32(l) < leaves; l++ {
+		n, other := changed[l]
+		if !other {
+			n = g.tree.leaf(l)
+		}
+		p.tree.at(l.node()).leaf = n
+	}
 	r.Vector(func(r *tlspl.Reader) { p.locals = append(p.locals, LeafIndex(r.Uint32())) })
 	p.secrets = emptySecretTree(g.s, leaves)
 	return p
