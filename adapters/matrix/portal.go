@@ -489,11 +489,11 @@ func (b *bridge) admit(ctx context.Context, p portal, ghost id.UserID) error {
 	if err := b.hs.join(ctx, ghost, p.room); err != nil {
 		return err
 	}
-	pos, err := b.st.position(ctx, m.event)
+	pos, err := b.st.position(ctx, m.invited)
 	if err != nil {
 		return err
 	}
-	earlier, err := b.saidSince(ctx, p, ghost, m.event)
+	earlier, err := b.saidSince(ctx, p, ghost, m.invited)
 	if err != nil {
 		return err
 	}
@@ -526,6 +526,9 @@ const backfillPages = 10
 
 // saidSince fetches what local users said after the ghost was invited, oldest first.
 func (b *bridge) saidSince(ctx context.Context, p portal, ghost id.UserID, invite id.EventID) ([]incoming, error) {
+	if invite == "" {
+		return nil, nil // then it is not known what was said to whom
+	}
 	var out []incoming
 	from := ""
 pages:

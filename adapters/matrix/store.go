@@ -70,6 +70,7 @@ CREATE TABLE matrix_member (
 	event_id   TEXT NOT NULL,   -- '' if this adapter did it and has not seen the event yet
 	before     TEXT NOT NULL,   -- membership and
 	before_by  TEXT NOT NULL,   -- sender before that event
+	invited    TEXT NOT NULL,   -- the last event that was an invitation, '' for none
 	PRIMARY KEY (room_id, user_id)
 );
 
@@ -444,11 +445,12 @@ type member struct {
 	membership string // join, invite, leave, ban, knock; "" for never seen
 	sender     id.UserID
 	event      id.EventID
+	invited    id.EventID // only read by member
 }
 
 func (s *store) member(ctx context.Context, room id.RoomID, user id.UserID) (m member, err error) {
-	err = s.sql.QueryRowContext(ctx, `SELECT membership, sender, event_id FROM matrix_member WHERE room_id = $1 AND user_id = $2`,
-		string(room), string(user)).Scan(&m.membership, (*string)(&m.sender), (*string)(&m.event))
+	err = s.sql.QueryRowContext(ctx, `SELECT membership, sender, event_id, invited FROM matrix_member WHERE room_id = $1 AND user_id = $2`,
+		string(room), string(user)).Scan(&m.membership, (*string)(&m.sender), (*string)(&m.event), (*string)(&m.invited))
 	if errors.Is(err, sql.ErrNoRows) {
 		return member{}, nil
 	}
@@ -465,10 +467,15 @@ func setMember(room id.RoomID, user id.UserID, m member) func(*sql.Tx) error {
 }
 
 func putMember(tx *sql.Tx, room id.RoomID, user id.UserID, m, before member) error {
-	_, err := tx.Exec(`INSERT INTO matrix_member (room_id, user_id, membership, sender, event_id, before, before_by) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	invited := ""
+	if m.membership == "invite" {
+		invited = string(m.event)
+	}
+	_, err := tx.Exec(`INSERT INTO matrix_member (room_id, user_id, membership, sender, event_id, before, before_by, invited) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (room_id, user_id) DO UPDATE SET membership = excluded.membership, sender = excluded.sender, event_id = excluded.event_id,
-			before = excluded.before, before_by = excluded.before_by`,
-		string(room), string(user), m.membership, string(m.sender), string(m.event), before.membership, string(before.sender))
+			before = excluded.before, before_by = excluded.before_by,
+			invited = CASE WHEN excluded.invited <> '' THEN excluded.invited ELSE matrix_member.invited END`,
+		string(room), string(user), m.membership, string(m.sender), string(m.event), before.membership, string(before.sender), invited)
 	return err
 }
 

@@ -27,6 +27,7 @@ type twin struct {
 	t      testing.TB
 	domain string
 	db     *sql.DB
+	path   string
 	logs   *logBuffer
 
 	mu      sync.Mutex
@@ -41,6 +42,7 @@ type twin struct {
 	adapter adapter.Adapter                 // nil while none runs
 	wake    *sync.Cond
 	stop    bool
+	hold    bool             // nothing is delivered
 	failed  map[string]error // events given up, by room and seq
 	hook    func(adapter.Event, error)
 }
@@ -60,7 +62,8 @@ func newTwin(t testing.TB) *twin {
 		rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, events: map[mimiuri.URI][]adapter.Event{}, tries: map[string]int{}, failed: map[string]error{},
 	}
 	tw.wake = sync.NewCond(&tw.mu)
-	tw.openDB(filepath.Join(t.TempDir(), "adapter.db"))
+	tw.path = filepath.Join(t.TempDir(), "adapter.db")
+	tw.openDB(tw.path)
 	t.Cleanup(func() {
 		tw.mu.Lock()
 		tw.stop = true
@@ -268,7 +271,7 @@ func (tw *twin) deliver(room mimiuri.URI) {
 	defer tw.mu.Unlock()
 	next := 0
 	for {
-		for !tw.stop && (tw.adapter == nil || next >= len(tw.events[room])) {
+		for !tw.stop && (tw.hold || tw.adapter == nil || next >= len(tw.events[room])) {
 			tw.wake.Wait()
 		}
 		if tw.stop {
@@ -477,4 +480,17 @@ func (tw *twin) setRefuse(f func(adapter.Intent) error) {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	tw.refuse = f
+}
+
+func (tw *twin) setReject(f func(adapter.Intent) error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.reject = f
+}
+
+func (tw *twin) setHold(v bool) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.hold = v
+	tw.wake.Broadcast()
 }

@@ -216,3 +216,18 @@ func (w *world) waitFor(what string, cond func() bool) {
 		}
 	}
 }
+
+func (w *world) adapter() adapter.Adapter {
+	w.tw.mu.Lock()
+	defer w.tw.mu.Unlock()
+	return w.tw.adapter
+}
+
+// reopen closes and opens the database, as the end of a process does.
+func (w *world) reopen() {
+	w.t.Helper()
+	w.must(w.tw.db.Close())
+	w.tw.openDB(w.tw.path)
+}
+
+func mustURI(s string) mimiuri.URI { return mimiuri.MustParse(s) }
