@@ -58,10 +58,16 @@ func (s *State) Active(user mimiuri.URI, members []mls.Member) bool {
 	if s.indexOf(user) < 0 {
 		return false
 	}
-	return slices.ContainsFunc(members, func(m mls.Member) bool {
+	is := func(m mls.Member) bool {
 		u, _, err := LeafUser(m.Node)
 		return err == nil && u == user
-	})
+	}
+	// A hub asks this for each message. Credentials that are spelt as we spell them are found without reading
+	// all the others.
+	usual := []byte(ClientURI(user, "").String())
+	return slices.ContainsFunc(members, func(m mls.Member) bool {
+		return m.Node != nil && bytes.HasPrefix(m.Node.Credential.Identity, usual) && is(m)
+	}) || slices.ContainsFunc(members, is)
 }
 
 // CheckMembers judges the members of a group as they are, as for one that has just been created: each belongs to a
@@ -272,9 +278,20 @@ func (s *State) changes(ps []mls.PendingProposal, before leaves) ([]change, erro
 func (s *State) WithPending(ps []mls.PendingProposal, members []mls.Member) *State {
 	t := *s
 	t.pending, t.leaving = nil, make(map[mimiuri.URI]bool)
-	before, err := identify(members, nil)
-	if err != nil {
-		return &t
+	senders := make(map[mls.LeafIndex]bool)
+	for _, p := range ps {
+		if p.Sender.Type == mls.SenderMember {
+			senders[p.Sender.Leaf] = true
+		}
+	}
+	before := make(leaves, len(senders))
+	for _, m := range members {
+		if !senders[m.Leaf] {
+			continue
+		}
+		if user, client, err := LeafUser(m.Node); err == nil {
+			before[m.Leaf] = leafID{user, client, m.Node}
+		}
 	}
 	for _, p := range ps {
 		chs, err := s.changes([]mls.PendingProposal{p}, before)

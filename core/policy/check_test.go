@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/mimibridge/mimibridge/core/mimiuri"
@@ -130,6 +131,9 @@ func TestCooperativeCommits(t *testing.T) {
 		{"canRemoveParticipant: nobody removes the hub", "alice/1", bodies(delist(5)), "authorized_role_changes"},
 		{"canRemoveParticipant: an ordinary user does not lift a ban", "bob/1", bodies(delist(4)), "authorized_role_changes"},
 
+		{"canRemoveSelf: the leaving user cannot commit it", "bob/1", func(w *world) []mls.ProposalBody {
+			return []mls.ProposalBody{delist(1), w.remove("bob/2")}
+		}, "clients of a removed participant"},
 		{"canKick", "cathy/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.remove("bob/1")} }, ""},
 		{"canKick: without it", "bob/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.remove("cathy/1")} }, "canKick"},
 		{"canRemoveOwnClient", "bob/1", func(w *world) []mls.ProposalBody { return []mls.ProposalBody{w.remove("bob/2")} }, ""},
@@ -826,6 +830,10 @@ func TestSend(t *testing.T) {
 	if !w.state.Active(bob, w.hub.Members()) || w.state.Active(frank, w.hub.Members()) || w.state.Active(dave, w.hub.Members()) {
 		t.Error("who is active is not who has clients")
 	}
+	odd := []mls.Member{{Leaf: 0, Node: &mls.LeafNode{Credential: mls.BasicCredential([]byte("mimi://B.example/d/%62ob/1"))}}}
+	if !w.state.Active(bob, odd) || w.state.Active(frank, odd) {
+		t.Error("a client in another spelling is not the user's")
+	}
 }
 
 func TestGroupInfoAndKeyMaterial(t *testing.T) {
@@ -860,6 +868,7 @@ func TestGroupInfoAndKeyMaterial(t *testing.T) {
 	}
 	s := newWorld(t, setup{}).state
 	strict := newWorld(t, setup{dict: Strict}).state
+	moderated := newWorld(t, setup{dict: Moderated}).state
 	for _, c := range []struct {
 		name              string
 		s                 *State
@@ -875,6 +884,8 @@ func TestGroupInfoAndKeyMaterial(t *testing.T) {
 		{"by a banned user", s, eve, dave, "banned"},
 		{"without canAddParticipant", strict, bob, dave, "canAddParticipant"},
 		{"of one's own without canAddParticipant", strict, bob, bob, ""},
+		{"of a participant without canAddParticipant", strict, bob, frank, "canAddParticipant"},
+		{"of one's own without canAddOwnClient", moderated, bob, bob, "canAddOwnClient"},
 	} {
 		t.Run("key material "+c.name, func(t *testing.T) { expect(t, c.s.CheckKeyMaterial(c.requester, c.target), c.want) })
 	}
@@ -981,6 +992,9 @@ func TestDirectMessageCommits(t *testing.T) {
 	})
 	state := newWorld(t, s).state
 	expect(t, state.CheckKeyMaterial(alice, bob), "")
+	dumb := newWorld(t, setup{dict: direct, list: s.list, clients: s.clients, change: editRoles(func(r RoleData) { r[2].Capabilities = nil })}).state
+	expect(t, dumb.CheckKeyMaterial(alice, bob), "canAddParticipant")
+	expect(t, state.CheckKeyMaterial(alice, alice), "")
 	expect(t, state.CheckKeyMaterial(alice, dave), "fixed_membership")
 }
 
@@ -1085,4 +1099,63 @@ func TestWithPending(t *testing.T) {
 	if s = s.WithPending(nil, w.hub.Members()); s.Leaving(frank) {
 		t.Error("what was pending before still counts")
 	}
+}
+
+// FuzzCheckProposals holds that no update of a component, whoever sends it, breaks the judge, and that what it allows
+// can be applied.
+func FuzzCheckProposals(f *testing.F) {
+	dict, err := Strict(RoomOptions{Room: room, Creator: alice, Name: "Club"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	dict.Set(ComponentParticipantList, usualList().Marshal())
+	state, err := ParseState(dict)
+	if err != nil {
+		f.Fatal(err)
+	}
+	users := []mimiuri.URI{alice, bob, cathy}
+	var members []mls.Member
+	for i, u := range users {
+		node := &mls.LeafNode{Credential: mls.BasicCredential([]byte(ClientURI(u, "1").String()))}
+		members = append(members, mls.Member{Leaf: mls.LeafIndex(i), Node: node})
+	}
+	for _, c := range codecs() {
+		if c.id != 0 {
+			f.Add(uint8(0), uint16(c.id), c.enc(c.value), []byte{})
+		}
+	}
+	f.Add(uint8(2), uint16(ComponentParticipantList), ParticipantListUpdate{Removed: []uint32{3}}.Marshal(),
+		ParticipantListUpdate{Changed: []RoleChange{{4, 2}}, Added: []Participant{{dave, 2}}}.Marshal())
+	f.Add(uint8(0), uint16(ComponentRolesList), strictRoles().Marshal(), []byte{})
+	f.Fuzz(func(t *testing.T, who uint8, id uint16, u1, u2 []byte) {
+		sender := mls.Sender{Type: mls.SenderMember, Leaf: mls.LeafIndex(int(who) % len(users))}
+		var ps []mls.PendingProposal
+		var octets [][]byte
+		for _, u := range [][]byte{u1, u2} {
+			if len(u) > 0 {
+				ps = append(ps, mls.PendingProposal{Proposal: mls.Proposal{Body: update(mls.ComponentID(id), u)}, Sender: sender})
+				octets = append(octets, u)
+			}
+		}
+		err := state.CheckProposals(ps, users[sender.Leaf].Domain, members)
+		var d *Denied
+		if err != nil && !errors.As(err, &d) {
+			t.Fatalf("%v is no *Denied", err)
+		}
+		now := state.WithPending(ps, members)
+		_ = now.CheckSend(bob)
+		if err != nil || len(ps) == 0 {
+			return
+		}
+		old, _ := dict.Get(mls.ComponentID(id))
+		data, err := ApplyAppData(mls.ComponentID(id), old, octets)
+		if err != nil {
+			t.Fatalf("allowed, but cannot be applied: %v", err)
+		}
+		after := dict.Clone()
+		after.Set(mls.ComponentID(id), data)
+		if _, err := ParseState(after); err != nil {
+			t.Fatalf("allowed, but the room would be unreadable: %v", err)
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -376,6 +377,50 @@ func TestApplyAppData(t *testing.T) {
 	})
 }
 
+func TestRoleDataValidate(t *testing.T) {
+	fixed := &BaseRoomPolicy{FixedMembership: true}
+	add, join := []Capability{CanAddParticipant}, []Capability{CanOpenJoin}
+	for _, c := range []struct {
+		name string
+		base *BaseRoomPolicy
+		role Role
+		ok   bool
+	}{
+		{"canOpenJoin in role 0", nil, Role{Index: 0, Capabilities: join}, true},
+		{"canOpenJoin in another role", nil, Role{Index: 2, Capabilities: join}, false},
+		{"canAddParticipant", nil, Role{Index: 2, Capabilities: add}, true},
+		{"canAddParticipant, membership not fixed", &BaseRoomPolicy{}, Role{Index: 2, Capabilities: add}, true},
+		{"canAddParticipant, membership fixed", fixed, Role{Index: 2, Capabilities: add}, false},
+		{"canAddParticipant of role 0, membership fixed", fixed, Role{Index: 0, Capabilities: add}, true},
+		{"canAddParticipant of the banned, membership fixed", fixed, Role{Index: 1, Name: "banned", Capabilities: add}, true},
+		{"canAddParticipant of another role 1, membership fixed", fixed, Role{Index: 1, Name: "x", Capabilities: add}, false},
+		{"another capability, membership fixed", fixed, Role{Index: 2, Capabilities: []Capability{CanKick}}, true},
+		{"maximum below minimum", nil, Role{Index: 2, MinParticipants: 2, MaxParticipants: u32(1)}, false},
+		{"active maximum below minimum", nil, Role{Index: 2, MinActive: 2, MaxActive: u32(1)}, false},
+		{"maximum equal to minimum", nil, Role{Index: 2, MinParticipants: 2, MaxParticipants: u32(2)}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := (RoleData{c.role}).Validate(c.base); (err == nil) != c.ok {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestTooManyParticipants(t *testing.T) {
+	var l []entry
+	for i := range MaxParticipants {
+		u := mimiuri.URI{Domain: "a.example", Kind: mimiuri.User, ID: strconv.Itoa(i)}
+		l = append(l, entry{Participant{u, 2}, u.String()})
+	}
+	if _, err := applyEntries(l, []entryUpdate{{removed: []uint32{0}, added: []entry{{Participant{bob, 2}, bob.String()}}}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := applyEntries(l, []entryUpdate{{added: []entry{{Participant{bob, 2}, bob.String()}}}}); err == nil {
+		t.Error("one more than the limit")
+	}
+}
+
 func TestCapabilityNames(t *testing.T) {
 	for c, want := range map[Capability]string{
 		0x0000: "canAddParticipant", 0x000b: "canUnBan", 0x0011: "canCreateSubgroup", 0x0100: "canSendMessage",
@@ -413,6 +458,29 @@ func FuzzComponents(f *testing.F) {
 		}
 		if again := c.enc(v2); !bytes.Equal(again, enc) {
 			t.Fatalf("%s: %x, then %x", c.name, enc, again)
+		}
+	})
+}
+
+// FuzzLeafUser holds that a credential names a user and a client of one provider, or nobody.
+func FuzzLeafUser(f *testing.F) {
+	f.Add([]byte("mimi://b.example/d/bob/1"), false)
+	f.Add([]byte("mimi://b.example/d/bob@x/y/1"), false)
+	f.Add([]byte{0x30, 0x03, 0x02, 0x01, 0x01}, true)
+	f.Fuzz(func(t *testing.T, b []byte, cert bool) {
+		c := mls.BasicCredential(b)
+		if cert {
+			c = mls.X509Credential([][]byte{b})
+		}
+		user, client, err := LeafUser(&mls.LeafNode{Credential: c})
+		if err != nil {
+			if fault.KindOf(err) != fault.Malformed || !user.IsZero() || !client.IsZero() {
+				t.Fatal(user, client, err)
+			}
+			return
+		}
+		if user.Kind != mimiuri.User || client.Kind != mimiuri.Client || user.Domain != client.Domain || user.ID == "" {
+			t.Fatal(user, client)
 		}
 	})
 }
