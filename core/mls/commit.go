@@ -3,7 +3,6 @@ package mls
 import (
 	"bytes"
 	"fmt"
-	"slices"
 
 	"github.com/mimibridge/mimibridge/core/mls/tlspl"
 )
@@ -300,83 +299,6 @@ func (s *suite) welcome(st *staging, path *pathSecrets, joiner, psk []byte, info
 	return w, nil
 }
 
-// selectPending chooses the pending proposals a Commit by leaf covers: of
-// several for one leaf SelfRemove goes before Remove before the newest Update;
-// the newest GroupContextExtensions; a ReInit only if it is all there is (RFC
-// 9420 section 12.2).
-func (g *Group) selectPending(leaf LeafIndex, without []ProposalRef) ([]*PendingProposal, error) {
-	skip := map[string]bool{}
-	for _, r := range without {
-		skip[string(r)] = true
-	}
-	rank := func(t ProposalType) int {
-		switch t {
-		case ProposalSelfRemove:
-			return 3
-		case ProposalRemove:
-			return 2
-		}
-		return 1
-	}
-	best := map[LeafIndex]*PendingProposal{}
-	adds := map[string]bool{}
-	var gce, reInit *PendingProposal
-	var out []*PendingProposal
-	for _, p := range g.pending {
-		if skip[string(p.Ref)] {
-			continue
-		}
-		target := p.Sender.Leaf
-		switch b := p.Proposal.Body.(type) {
-		case *Update:
-			if p.Sender == (Sender{Type: SenderMember, Leaf: leaf}) {
-				continue
-			}
-		case *Remove:
-			target = b.Removed
-		case *SelfRemove:
-		case *GroupContextExtensions:
-			gce = p
-			continue
-		case *ReInit:
-			reInit = p
-			continue
-		case *Add:
-			key := string(b.KeyPackage.LeafNode.SignatureKey)
-			if !adds[key] && g.cfg.checkLifetime(&b.KeyPackage.LeafNode) == nil {
-				adds[key] = true
-				out = append(out, p)
-			}
-			continue
-		default:
-			out = append(out, p)
-			continue
-		}
-		if target == leaf {
-			return nil, fmt.Errorf("%w: %d", ErrLeafDeparting, leaf)
-		}
-		if b := best[target]; b == nil || rank(p.Proposal.Type()) >= rank(b.Proposal.Type()) {
-			best[target] = p
-		}
-	}
-	for _, p := range best {
-		out = append(out, p)
-	}
-	if gce != nil {
-		out = append(out, gce)
-	}
-	// The order received, for what is applied in the order of the list.
-	place := map[*PendingProposal]int{}
-	for i, p := range g.pending {
-		place[p] = i
-	}
-	slices.SortFunc(out, func(a, b *PendingProposal) int { return place[a] - place[b] })
-	if len(out) == 0 && reInit != nil {
-		out = append(out, reInit)
-	}
-	return out, nil
-}
-
 // stageOwn works out the epoch a Commit of our own leads to.
 func (g *Group) stageOwn(own *pendingCommit) (*Staged, error) {
 	if own.epoch != g.gc.Epoch {
@@ -440,6 +362,27 @@ func (g *Group) SetPending(pending []byte) error {
 	}
 	g.own = own
 	return nil
+}
+
+// PendingExplains tells whether a message of the next epoch was made by someone
+// who has merged the Commit that is pending here: then it was accepted, though
+// no one has said so. The message is not verified beyond that.
+func (g *Group) PendingExplains(msg *MLSMessage) bool {
+	if g.own == nil || !bytes.Equal(msg.GroupID(), g.gc.GroupID) || msg.Epoch() != g.gc.Epoch+1 {
+		return false
+	}
+	s, err := g.stageOwn(g.own)
+	if err != nil {
+		return false
+	}
+	switch {
+	case msg.PrivateMessage != nil:
+		_, err := g.s.openSenderData(s.secrets.senderData, msg.PrivateMessage)
+		return err == nil
+	case msg.PublicMessage != nil && msg.PublicMessage.Content.Sender.Type == SenderMember:
+		return g.s.verifyMembership(msg.PublicMessage, s.secrets.membership, s.next.gcBytes) == nil
+	}
+	return false
 }
 
 // IsPending tells whether msg is the Commit that is pending here.

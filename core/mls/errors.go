@@ -90,7 +90,6 @@ var (
 	ErrGroupInfoDiffers     = rule("12.4.3", "GroupInfo is not of this group and epoch")
 	ErrNoExternalPub        = rule("12.4.3.2", "GroupInfo without external_pub")
 	ErrReInitialised        = rule("12.4.2", "the group is closed by a ReInit")
-	ErrUncommittedProposals = rule("12.4", "pending proposals are to be committed before application data is sent")
 	ErrRequiredCapabilities = rule("12.1.7", "required capabilities not supported by all members")
 	ErrUnsupportedGCE       = rule("7.2", "GroupContext extension not supported by all members")
 )

@@ -638,24 +638,31 @@ func (g *Group) retire() {
 	if g.secrets == nil {
 		return
 	}
-	for _, k := range g.exports.st.keys() {
-		g.gone = append(g.gone, RatchetRow{Epoch: g.gc.Epoch, Leaf: LeafIndex(k.index), Kind: RatchetExport})
-	}
+	g.discard(g.gc.Epoch, g.exports.st, true)
 	g.past = append(g.past, &pastEpoch{gc: g.gc, gcBytes: g.gcBytes, tree: g.tree, senderData: g.secrets.senderData,
 		resumption: g.secrets.resumption, secrets: g.st, locals: g.LocalLeaves()})
 	for len(g.past) > g.cfg.pastEpochs() {
-		old := g.past[0]
-		for _, k := range old.secrets.keys() {
-			g.gone = append(g.gone, RatchetRow{Epoch: old.gc.Epoch, Leaf: LeafIndex(k.index), Kind: k.kind})
-		}
-		// Rows that were taken out of the tree since the last TakeRatchets are
-		// deleted too.
-		for k := range old.secrets.dirty {
-			if old.secrets.data(k) == nil {
-				g.gone = append(g.gone, RatchetRow{Epoch: old.gc.Epoch, Leaf: LeafIndex(k.index), Kind: k.kind})
-			}
-		}
+		g.discard(g.past[0].gc.Epoch, g.past[0].secrets, false)
 		g.past = g.past[1:]
+	}
+}
+
+// discard has all rows of a secret tree deleted: those it holds, and those that
+// went since TakeRatchets was called last.
+func (g *Group) discard(epoch uint64, t *secretTree, export bool) {
+	gone := func(k rowKey) {
+		if export {
+			k.kind = RatchetExport
+		}
+		g.gone = append(g.gone, RatchetRow{Epoch: epoch, Leaf: LeafIndex(k.index), Kind: k.kind})
+	}
+	for _, k := range t.keys() {
+		gone(k)
+	}
+	for k := range t.dirty {
+		if t.data(k) == nil {
+			gone(k)
+		}
 	}
 }
 

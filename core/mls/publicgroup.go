@@ -237,8 +237,10 @@ func (g *PublicGroup) checkFraming(c *FramedContent, want ContentType) error {
 		return fmt.Errorf("mls: %w", ErrWrongGroup)
 	case c.ContentType != want:
 		return fmt.Errorf("mls: %w: %v", ErrContentType, c.ContentType)
-	case c.Epoch != g.gc.Epoch:
-		return fmt.Errorf("mls: %w: %d, not %d", ErrWrongEpoch, c.Epoch, g.gc.Epoch)
+	case c.Epoch > g.gc.Epoch:
+		return fmt.Errorf("mls: %w: %w: %d, not %d", ErrWrongEpoch, ErrFutureEpoch, c.Epoch, g.gc.Epoch)
+	case c.Epoch < g.gc.Epoch:
+		return fmt.Errorf("mls: %w: %w: %d, not %d", ErrWrongEpoch, ErrEpochTooOld, c.Epoch, g.gc.Epoch)
 	case g.closed != nil:
 		return fmt.Errorf("mls: %w", ErrReInitialised)
 	}
@@ -436,7 +438,6 @@ type StagedPublicCommit struct {
 	// Unreferenced are the pending proposals the Commit leaves out.
 	Unreferenced []ProposalRef
 
-	base *PublicGroup
 	from []byte // GroupContext it applies to
 	next *PublicGroup
 	st   *staging
@@ -519,7 +520,7 @@ func (g *PublicGroup) finish(st *staging, ac *AuthenticatedContent) *StagedPubli
 		AuthenticatedData: ac.Content.AuthenticatedData,
 		Added:             st.addedLeaves, Removed: st.removed, Updated: st.updated, AppData: st.appData, Proposals: st.list,
 		ReInit: st.reInit, NewAppData: st.newAppData, NewEpoch: st.gc.Epoch,
-		base: g, from: g.gcBytes, next: next, st: st, ac: ac,
+		from: g.gcBytes, next: next, st: st, ac: ac,
 	}
 	if s.External {
 		s.SenderLeaf = st.tree.leaf(st.committer)
@@ -585,7 +586,7 @@ func (g *PublicGroup) VerifyGroupInfo(s *StagedPublicCommit, info *GroupInfo) er
 	return nil
 }
 
-// PartialGroupInfo completes a PartialGroupInfo with what the group knows of the
+// CompleteGroupInfo completes a PartialGroupInfo with what the group knows of the
 // epoch s leads to, or of the current one if s is nil, and verifies it
 // (draft-mahy-mls-ratchet-tree-options section "Conveying the GroupInfo").
 func (g *PublicGroup) CompleteGroupInfo(s *StagedPublicCommit, p *PartialGroupInfo) (*GroupInfo, error) {

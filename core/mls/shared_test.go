@@ -492,3 +492,73 @@ func TestReInit(t *testing.T) {
 		}
 	}
 }
+
+// Whatever members propose, a Commit can be made of it.
+func TestSelection(t *testing.T) {
+	h, people := rulesHall(t, nil)
+	update := func(op AppDataOp, b string) Proposal {
+		return Proposal{&AppDataUpdate{ComponentID: 0x8001, Op: op, Update: []byte(b)}}
+	}
+	h.commit(0, 0, CommitOptions{Proposals: []Proposal{update(AppDataOpUpdate, "x")}})
+	h.propose(1, 1, update(AppDataOpUpdate, "y"))
+	h.propose(2, 2, update(AppDataOpRemove, ""))
+	h.propose(2, 2, update(AppDataOpUpdate, "z"))
+	h.propose(1, 1, addOf(people["dave"].keyPackage(t, h.cfg)))  // a member, who stays
+	h.propose(1, 1, addOf(people["carol"].keyPackage(t, h.cfg))) // a member, who goes
+	eve := people["eve"].keyPackage(t, h.cfg)
+	h.propose(1, 1, addOf(eve))
+	h.propose(0, 0, addOf(people["eve"].keyPackage(t, h.cfg)))
+	h.propose(2, 2, Proposal{&SelfRemove{}})
+	h.propose(3, 3, Proposal{&Update{}})
+	h.propose(3, 3, Proposal{&Update{}})
+	h.propose(1, 1, Proposal{&Update{}})
+	h.propose(1, 1, Proposal{&ReInit{GroupID: []byte("n"), Version: MLS10, CipherSuite: suite1}})
+	out, err := h.states[1].Commit(1, CommitOptions{})
+	must(t, err)
+	s, err := h.hub.InspectCommit(out.Message)
+	must(t, err)
+	if len(s.Added) != 2 || len(s.Removed) != 1 || len(s.Updated) != 1 || len(s.AppData) != 2 || s.ReInit != nil {
+		t.Fatalf("%+v", s)
+	}
+	if b, _ := s.NewAppData.Get(0x8001); string(b) != "z" {
+		t.Fatalf("%q", b)
+	}
+	h.accept(1, out)
+	h.check()
+	h.chat()
+}
+
+// A message of the next epoch shows that the pending Commit was accepted.
+func TestPendingExplains(t *testing.T) {
+	h, _ := rulesHall(t, nil)
+	out, err := h.states[1].Commit(1, CommitOptions{})
+	must(t, err)
+	other := h.states[2]
+	s, err := other.StageCommit(out.Message)
+	must(t, err)
+	must(t, other.MergeStaged(s))
+	app, err := other.Encrypt(2, []byte("x"), nil)
+	must(t, err)
+	prop, _, err := other.Propose(2, Proposal{&Update{}}, nil)
+	must(t, err)
+	if !h.states[1].PendingExplains(app) || !h.states[1].PendingExplains(prop) {
+		t.Error("not explained")
+	}
+	if h.states[0].PendingExplains(app) {
+		t.Error("explained by nothing")
+	}
+	theirs, err := h.states[0].Commit(0, CommitOptions{})
+	must(t, err)
+	if h.states[0].PendingExplains(app) || h.states[0].PendingExplains(prop) {
+		t.Error("explained by another commit")
+	}
+	if _, err := h.states[0].Decrypt(app); !errors.Is(err, ErrFutureEpoch) {
+		t.Error(err)
+	}
+	if _, err := h.states[0].ReceiveProposal(prop); !errors.Is(err, ErrFutureEpoch) || !errors.Is(err, ErrWrongEpoch) {
+		t.Error(err)
+	}
+	if _, err := other.StageCommit(theirs.Message); !errors.Is(err, ErrEpochTooOld) {
+		t.Error(err)
+	}
+}

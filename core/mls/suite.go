@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -201,8 +202,38 @@ func (k stdKEM) public(priv []byte) ([]byte, error) {
 }
 
 func (k stdKEM) check(pub []byte) error {
-	_, err := k.kem.NewPublicKey(pub)
-	return err
+	if _, err := k.kem.NewPublicKey(pub); err != nil {
+		return err
+	}
+	if k.kem.ID() == x25519KEM && lowOrder25519(pub) {
+		return errLowOrder
+	}
+	return nil
+}
+
+// A point of low order is a well-formed key to which nothing can be encrypted:
+// in a tree it would keep everyone from sending a path (RFC 7748 section 6).
+var errLowOrder = errors.New("point of low order")
+
+var lowOrder = [][]byte{
+	make([]byte, 32),
+	append([]byte{1}, make([]byte, 31)...),
+	{0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00},
+	{0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57},
+	append(append([]byte{0xec}, bytes.Repeat([]byte{0xff}, 30)...), 0x7f), // p-1
+	append(append([]byte{0xed}, bytes.Repeat([]byte{0xff}, 30)...), 0x7f), // p
+	append(append([]byte{0xee}, bytes.Repeat([]byte{0xff}, 30)...), 0x7f), // p+1
+}
+
+func lowOrder25519(pub []byte) bool {
+	u := bytes.Clone(pub)
+	u[31] &= 0x7f // the top bit is not read
+	for _, l := range lowOrder {
+		if bytes.Equal(u, l) {
+			return true
+		}
+	}
+	return false
 }
 
 func (k stdKEM) seedSize() int { return k.nsk }
@@ -302,8 +333,20 @@ func (k x448KEM) public(priv []byte) ([]byte, error) {
 }
 
 func (k x448KEM) check(pub []byte) error {
-	_, err := x448.Scheme().UnmarshalBinaryPublicKey(pub)
-	return err
+	if _, err := x448.Scheme().UnmarshalBinaryPublicKey(pub); err != nil {
+		return err
+	}
+	// The points of low order are 0, 1, p-1 and the same written as p and p+1,
+	// with p = 2^448 - 2^224 - 1.
+	low := bytes.Equal(pub[1:], make([]byte, 55)) && pub[0] <= 1
+	upper := bytes.Equal(pub[29:], bytes.Repeat([]byte{0xff}, 27))
+	switch {
+	case low,
+		upper && pub[28] == 0xfe && bytes.Equal(pub[1:28], bytes.Repeat([]byte{0xff}, 27)) && pub[0] >= 0xfe,
+		upper && pub[28] == 0xff && bytes.Equal(pub[:28], make([]byte, 28)):
+		return errLowOrder
+	}
+	return nil
 }
 
 func (k x448KEM) seedSize() int { return 56 }
