@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,7 +27,7 @@ func (d *demo) startProsody(ctx, procs context.Context) error {
 		return err
 	}
 	d.prosody, err = testnet.StartProsody(procs, testnet.ProsodyOptions{
-		Dir: filepath.Join(d.dir, "prosody"), Domain: xmppDomain, Users: map[string]string{"romeo": romeoPassword},
+		Dir: filepath.Join(d.dir, "prosody"), Domain: xmppDomain, Users: map[string]string{"romeo": romeoPassword, "mercutio": romeoPassword},
 		Components: []string{gatewayDomain, roomsDomain}, Secret: componentSecret, CertFile: cert, KeyFile: key,
 	})
 	return err
@@ -36,12 +35,17 @@ func (d *demo) startProsody(ctx, procs context.Context) error {
 
 func (d *demo) startDendrite(ctx, procs context.Context) (err error) {
 	d.dendrite, err = testnet.StartDendrite(procs, testnet.DendriteOptions{
-		ServerName: matrixDomain, Registrations: []string{d.matrix.registration()}, Progress: d.progress,
+		ServerName: matrixDomain, Registrations: []string{d.matrix.registration()}, Dir: filepath.Join(d.dir, "dendrite"),
 	})
 	if err != nil {
 		return err
 	}
-	return d.dendrite.CreateUser(ctx, "juliet", julietPassword)
+	for _, name := range []string{"juliet", "nurse"} {
+		if err := d.dendrite.CreateUser(ctx, name, julietPassword); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *demo) startClients(ctx, procs context.Context) (err error) {
@@ -63,9 +67,6 @@ func (d *demo) romeoOpens(ctx context.Context) error {
 		case err == nil:
 			return fmt.Errorf("the room was there before")
 		case !errors.As(err, &refused) || refused.Code != "service-unavailable" && refused.Code != "remote-server-not-found":
-			for _, e := range d.romeo.Events() {
-				d.sayf("DBG %+v", e)
-			}
 			return err
 		}
 		select {
@@ -161,31 +162,4 @@ func (d *demo) heard(who string) (texts []string) {
 		}
 	}
 	return texts
-}
-
-// tellLogins prints how to join the conversation by hand.
-func (d *demo) tellLogins() {
-	_, c2s, _ := net.SplitHostPort(d.prosody.C2S)
-	_, hs, _ := net.SplitHostPort(strings.TrimPrefix(d.dendrite.URL, "http://"))
-	d.sayf(`
-Everything is still running. To look for yourself:
-
-  XMPP    profanity -a %[1]s                  after, once, inside it:
-            /account add %[1]s
-            /account %[1]s set server 127.0.0.1
-            /account %[1]s set port %[2]s
-            /account %[1]s tls trust
-            /connect %[1]s                    password %[3]s
-          or in one line:
-            profanity --account %[1]s
-          room: /join %[4]s
-          people: %[5]s
-  Matrix  homeserver %[6]s, user juliet, password %[7]s, room %[8]s
-  From another machine, first:
-            ssh -L %[2]s:127.0.0.1:%[2]s -L %[9]s:127.0.0.1:%[9]s THIS_MACHINE
-
-  romeo has left the room by his command; as juliet, invite @mimi_romeo=%[10]s:%[11]s to bring him back.
-
-Ctrl-C stops every process and removes all files.`,
-		romeoJID, c2s, romeoPassword, romeoRoom, julietAtGateway, d.dendrite.URL, julietPassword, d.portal, hs, xmppDomain, matrixDomain)
 }

@@ -203,7 +203,7 @@ func (d *demo) start(ctx, procs context.Context) (err error) {
 	}
 	d.sayf("")
 	d.sayf("  testtable: server %s", d.prosody.Version)
-	d.sayf("  testtable: server dendrite %s", testnet.DendriteVersion)
+	d.sayf("  testtable: server Dendrite %s", testnet.DendriteVersion)
 	for _, m := range []*daemon{d.xmpp, d.matrix} {
 		d.sayf("  mimibridge for %-15s process %d, federation on %s, configuration %s", m.domain, m.proc.Pid(), m.addr, m.config)
 	}

@@ -47,7 +47,7 @@ func (l *line) to() string {
 }
 
 // patience is how long a step may take; it is far above what any step takes.
-const patience = 8 * time.Second
+const patience = 90 * time.Second
 
 // talk plays the conversation.
 func (d *demo) talk(ctx, procs context.Context) error {
