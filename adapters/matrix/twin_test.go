@@ -494,3 +494,21 @@ func (tw *twin) setHold(v bool) {
 	tw.hold = v
 	tw.wake.Broadcast()
 }
+
+func (l *logBuffer) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
+}
+
+func (tw *twin) setLevel(user string, level adapter.Level) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.levels[user] = level
+}
+
+func (tw *twin) isInLocked(room mimiuri.URI, user string) bool {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	return tw.isIn(room, user)
+}
