@@ -428,12 +428,6 @@ type PreSharedKeyID struct {
 
 // MarshalTLS writes p.
 func (p *PreSharedKeyID) MarshalTLS(w *tlspl.Writer) {
-	p.marshalIdentity(w)
-	w.Opaque(p.Nonce)
-}
-
-// marshalIdentity is all but the nonce.
-func (p *PreSharedKeyID) marshalIdentity(w *tlspl.Writer) {
 	w.Uint8(uint8(p.Type))
 	switch p.Type {
 	case PSKExternal:
@@ -446,6 +440,7 @@ func (p *PreSharedKeyID) marshalIdentity(w *tlspl.Writer) {
 		w.Uint16(uint16(p.Component))
 		w.Opaque(p.ID)
 	}
+	w.Opaque(p.Nonce)
 }
 
 // UnmarshalTLS reads p.

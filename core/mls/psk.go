@@ -26,13 +26,6 @@ func (s *suite) pskSecret(psks []pskValue) []byte {
 	return out
 }
 
-// identity tells PSKs apart regardless of their nonce.
-func (p *PreSharedKeyID) identity() string {
-	var w tlspl.Writer
-	p.marshalIdentity(&w)
-	return string(w.Bytes())
-}
-
 // check is RFC 9420 section 12.1.4.
 func (p *PreSharedKeyID) check(s *suite) error {
 	if p.Type == PSKResumption && p.Usage != ResumptionApplication {
