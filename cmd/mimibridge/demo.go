@@ -19,6 +19,7 @@ arrived. YES=1 answers the question.`
 func cmdDemo(ctx context.Context, e *env, args []string) error {
 	fs := flags(e, "demo", aboutDemo)
 	keep := fs.Bool("keep", false, "leave the folder with configurations, databases and logs behind")
+	requests := fs.Bool("requests", false, "print every request between the providers, with its sizes")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
@@ -30,6 +31,6 @@ func cmdDemo(ctx context.Context, e *env, args []string) error {
 		Binary: binary, In: e.in, Out: e.out, Terminal: e.terminal,
 		Once: os.Getenv("ONCE") == "1" || !e.terminal,
 		Yes:  os.Getenv("YES") == "1",
-		Keep: *keep,
+		Keep: *keep, Requests: *requests,
 	})
 }

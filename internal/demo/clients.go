@@ -113,6 +113,7 @@ func (d *demo) romeoReturns(ctx context.Context) error {
 		if l.from != "romeo" || d.reflected(l.id) {
 			continue
 		}
+		d.sayf("The room has not shown romeo his line yet: his client sends it again, with the same id.\n")
 		for !d.reflected(l.id) {
 			if err := d.romeoSays(ctx, l.text, l.id); err != nil {
 				return err

@@ -17,21 +17,22 @@ import (
 
 // daemon is one mimibridge process with its folder.
 type daemon struct {
-	d      *demo
-	domain string
-	addr   string // of the federation listener
-	dir    string
-	config string
-	log    string
-	record string
-	base   string // the part of the configuration that does not depend on the network
-	proc   *testnet.Process
+	d       *demo
+	domain  string
+	network string // the program behind it
+	addr    string // of the federation listener
+	dir     string
+	config  string
+	log     string
+	record  string
+	base    string // the part of the configuration that does not depend on the network
+	proc    *testnet.Process
 }
 
-func newDaemon(d *demo, domain string, port int, peer string, peerPort int) *daemon {
+func newDaemon(d *demo, domain, network string, port int, peer string, peerPort int) *daemon {
 	dir := filepath.Join(d.dir, domain)
 	m := &daemon{
-		d: d, domain: domain, addr: testnet.Loopback(port), dir: dir,
+		d: d, domain: domain, network: network, addr: testnet.Loopback(port), dir: dir,
 		config: filepath.Join(dir, "mimibridge.yaml"),
 		log:    filepath.Join(dir, "mimibridge.log"),
 		record: filepath.Join(dir, "federation.record"),

@@ -26,6 +26,7 @@ type Options struct {
 	Once     bool // stop after the conversation
 	Yes      bool // install what is missing without asking
 	Keep     bool // leave the folder behind
+	Requests bool // print every request between the providers
 }
 
 // ErrIncomplete is returned when the conversation did not arrive as it was sent, or was found in plaintext.
@@ -100,6 +101,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.talk(ctx, procs); err != nil {
 		return err
 	}
+	if o.Requests {
+		if err := d.requests(); err != nil {
+			return err
+		}
+	}
 	if err := d.judge(); err != nil {
 		return err
 	}
@@ -166,8 +172,8 @@ func (d *demo) start(ctx, procs context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.xmpp = newDaemon(d, xmppDomain, ports[0], matrixDomain, ports[1])
-	d.matrix = newDaemon(d, matrixDomain, ports[1], xmppDomain, ports[0])
+	d.xmpp = newDaemon(d, xmppDomain, "Prosody", ports[0], matrixDomain, ports[1])
+	d.matrix = newDaemon(d, matrixDomain, "Dendrite", ports[1], xmppDomain, ports[0])
 
 	err = d.progress.Step("starting Prosody for "+xmppDomain, func() error { return d.startProsody(ctx, procs) })
 	if err != nil {

@@ -225,61 +225,129 @@ func (d *demo) hops(l *line) ([]hop, error) {
 	if l.from == "juliet" {
 		from, to, client, shown = d.matrix, d.xmpp, "matrix-nio hands it to Dendrite", "slixmpp shows it to romeo, stanza id "+l.shownAs
 	}
-	out := []hop{{l.sent, client}}
-	sent, err := from.events(l.sent)
+	out := []hop{{l.sent, client}, {l.arrived, shown}}
+	id, stations, err := d.trace(l, from, to)
 	if err != nil {
 		return nil, err
 	}
-	received, err := to.events(l.sent)
-	if err != nil {
-		return nil, err
-	}
-	// What the receiver decrypted last before it showed the line is the line; the sender's log knows its ID.
-	var got, accepted *logLine
-	for i := range received {
-		if r := &received[i]; r.Event == "received" && !r.Time.After(l.arrived) && slices.ContainsFunc(sent, func(s logLine) bool {
-			return s.Event == "sent" && s.MessageID == r.MessageID
-		}) && !d.told[r.MessageID] {
-			got = r
-			break
-		}
-	}
-	if got == nil {
+	if id == "" {
 		d.failed = true
-		return append(out, hop{l.arrived, "FAILED: neither daemon's log tells of this message"}), nil
+		return append(out, hop{l.arrived, "FAILED: the daemons' logs do not tell of this message"}), nil
 	}
-	d.told[got.MessageID] = true
-	for i := range sent {
-		if sent[i].Event == "sent" && sent[i].MessageID == got.MessageID {
-			accepted = &sent[i]
-		}
+	out = append(out, stations...)
+	entries, err := record.Read(from.record)
+	if err != nil {
+		return nil, err
 	}
-	out = append(out,
-		hop{accepted.Time, fmt.Sprintf("%s: accepted by the room's hub, MIMI message %s, request of %d B", from.domain, accepted.MessageID, accepted.Bytes)},
-		hop{got.Time, fmt.Sprintf("%s: decrypted MIMI message %s, %d B of ciphertext", to.domain, got.MessageID, got.Bytes)},
-		hop{l.arrived, shown})
-	for _, m := range []*daemon{d.xmpp, d.matrix} {
-		entries, err := record.Read(m.record)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			if e.Direction == "out" && !status.MatchString(e.Path) && len(e.Body) > 0 && !e.Time.Before(l.sent) && !e.Time.After(l.arrived) {
-				out = append(out, hop{e.Time, fmt.Sprintf("%s → %s: POST %s, %d B, mutual TLS", m.domain, e.Peer, endpoint(e.Path), len(e.Body))})
-			}
+	for _, e := range entries {
+		if e.Direction == "out" && !status.MatchString(e.Path) && len(e.Body) > 0 && !e.Time.Before(l.sent) && !e.Time.After(l.arrived) {
+			out = append(out, hop{e.Time, fmt.Sprintf("%s → %s: POST %s, %d B, over mutual TLS", from.domain, e.Peer, endpoint(e.Path), len(e.Body))})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b hop) int { return a.at.Compare(b.at) })
 	return out, nil
 }
 
-// endpoint is a request path without the room's or user's URI.
-func endpoint(path string) string {
-	path = strings.TrimPrefix(path, "/")
-	if i := strings.IndexByte(path, '/'); i > 0 {
-		path = path[:i]
+// trace finds a line in the logs of the two daemons, by its MIMI message ID. The receiver may have shown a message
+// before the sender has logged that it was accepted, and a daemon that was killed may not have logged it at
+// all: it is the receiver's ID that counts, and the sender has to know it.
+func (d *demo) trace(l *line, from, to *daemon) (id string, out []hop, err error) {
+	find := func(events []logLine, event, id string) *logLine {
+		for i := range events {
+			if e := &events[i]; e.Event == event && e.MessageID != "" && (e.MessageID == id || id == "" && !d.told[e.MessageID]) {
+				return e
+			}
+		}
+		return nil
 	}
-	return "/" + path + "/…"
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		sender, err := from.events(l.sent)
+		if err != nil {
+			return "", nil, err
+		}
+		receiver, err := to.events(l.sent)
+		if err != nil {
+			return "", nil, err
+		}
+		received := find(receiver, "received", "")
+		if received == nil {
+			if time.Now().After(end) {
+				return "", nil, nil
+			}
+			continue
+		}
+		id := received.MessageID
+		intake, sent, delivered := find(sender, "intake", id), find(sender, "sent", id), find(receiver, "delivered", id)
+		if (intake == nil || sent == nil || delivered == nil) && time.Now().Before(end) {
+			continue
+		}
+		if intake == nil && sent == nil {
+			return "", nil, nil
+		}
+		d.told[id] = true
+		for _, h := range []struct {
+			at   *logLine
+			what string
+		}{
+			{intake, from.domain + ": on disk, %d B of MIMI content, message ID " + id},
+			{sent, from.domain + ": accepted by the room's hub, %d B of request"},
+			{received, to.domain + ": decrypted, %d B of ciphertext, message ID " + id},
+		} {
+			if h.at != nil {
+				out = append(out, hop{h.at.Time, fmt.Sprintf(h.what, h.at.Bytes)})
+			}
+		}
+		if delivered != nil {
+			out = append(out, hop{delivered.Time, to.domain + ": " + to.network + " has it"})
+		}
+		return id, out, nil
+	}
+}
+
+// endpoint is a request path without the room's or user's URI: "/v1/notify".
+func endpoint(path string) string {
+	if i := strings.Index(path, "/mimi:"); i >= 0 {
+		return path[:i]
+	}
+	if i := strings.Index(path, "/mimi%3"); i >= 0 {
+		return path[:i]
+	}
+	return path
+}
+
+// requests prints every request between the two providers, in order, with its sizes.
+func (d *demo) requests() error {
+	type exchange struct {
+		record.Entry
+		from   string
+		answer string
+	}
+	var all []exchange
+	for _, m := range []*daemon{d.xmpp, d.matrix} {
+		entries, err := record.Read(m.record)
+		if err != nil {
+			return err
+		}
+		for i, e := range entries {
+			if e.Direction != "out" || status.MatchString(e.Path) {
+				continue
+			}
+			x := exchange{Entry: e, from: m.domain, answer: "no answer"}
+			for _, a := range entries[i+1:] {
+				if code, ok := strings.CutPrefix(a.Path, e.Path+" "); ok && a.Direction == "in" {
+					x.answer = fmt.Sprintf("%s, %d B", code, len(a.Body))
+					break
+				}
+			}
+			all = append(all, x)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b exchange) int { return a.Time.Compare(b.Time) })
+	d.sayf("\nRequests between the providers, in order:")
+	for i, x := range all {
+		d.sayf("  %3d  %+7d ms  %-14s → %-14s  %-18s %6d B  answered %s", i+1, x.Time.Sub(all[0].Time).Milliseconds(), x.from, x.Peer, endpoint(x.Path), len(x.Body), x.answer)
+	}
+	return nil
 }
 
 // judge counts what arrived and searches the recorded traffic.
