@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,9 +20,9 @@ import (
 	"strings"
 	"time"
 
-	"gopkg.in/yaml.v3"
-
+	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
+	"github.com/mimibridge/mimibridge/core/federation"
 )
 
 const aboutCheck = `
@@ -241,14 +242,13 @@ func handshake(ctx context.Context, addr, domain, secret string) error {
 
 // checkHomeserver asks for the supported versions, then who the as_token is.
 func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix) {
-	b, err := os.ReadFile(m.Registration)
-	if err != nil {
-		k.fail("the registration cannot be read: "+err.Error(), "`mimibridge registration -c FILE` makes it")
+	r, err := matrix.LoadRegistration(m.Registration, m.ServerName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		k.fail("there is no registration "+m.Registration, "`mimibridge registration -c FILE` makes it")
 		return
-	}
-	var r registration
-	if err := yaml.Unmarshal(b, &r); err != nil || r.ASToken == "" || r.HSToken == "" {
-		k.fail(m.Registration+" is not a registration with both tokens", "remove it and let `mimibridge registration -c FILE` make a new one")
+	case err != nil:
+		k.fail(err.Error(), "mend it, or remove it and let `mimibridge registration -c FILE` make a new one; the homeserver needs the same")
 		return
 	}
 	if u, err := url.Parse(r.URL); err == nil && u.Host != listenURLHost(m.Listen) {
@@ -295,13 +295,10 @@ func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix) {
 	}
 }
 
-// directoryPath is where a provider's directory is (draft-ietf-mimi-protocol, "Directory").
-const directoryPath = "/.well-known/mimi-protocol-directory"
-
 // checkDirectory fetches the provider's own directory the way a peer does.
 func checkDirectory(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool) {
 	domain, _, _ := strings.Cut(c.Domain, ":")
-	at := "https://" + c.Domain + directoryPath
+	at := "https://" + c.Domain + federation.DirectoryPath
 	tr := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: domain},
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {

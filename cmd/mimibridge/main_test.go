@@ -19,9 +19,9 @@ import (
 	"testing"
 	"time"
 
-	"gopkg.in/yaml.v3"
-
+	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
+	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -121,12 +121,9 @@ func TestInit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r registration
-		if err := yaml.Unmarshal(b, &r); err != nil {
+		r, err := matrix.LoadRegistration(c.Network.Matrix.Registration, "matrix.example")
+		if err != nil {
 			t.Fatal(err)
-		}
-		if !regexp.MustCompile(r.Namespaces["users"][0].Regex).MatchString("@" + r.SenderLocalpart + ":matrix.example") {
-			t.Error("the sender is outside the users namespace")
 		}
 		if r.ASToken == r.HSToken || len(r.ASToken) < 40 || r.URL != "http://127.0.0.1:29333" {
 			t.Errorf("%+v", r)
@@ -215,7 +212,7 @@ func TestCheck(t *testing.T) {
 		return s.Listener.Addr().String()
 	}
 	directory := serve(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != directoryPath {
+		if r.URL.Path != federation.DirectoryPath {
 			http.NotFound(w, r)
 			return
 		}
@@ -324,9 +321,8 @@ func TestCheckHomeserver(t *testing.T) {
 	if err := ensureRegistration(m); err != nil {
 		t.Fatal(err)
 	}
-	var r registration
-	b, _ := os.ReadFile(m.Registration)
-	if err := yaml.Unmarshal(b, &r); err != nil {
+	r, err := matrix.LoadRegistration(m.Registration, m.ServerName)
+	if err != nil {
 		t.Fatal(err)
 	}
 	homeserver := func(user string) http.HandlerFunc {

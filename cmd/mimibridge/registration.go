@@ -4,16 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"strings"
 
-	"gopkg.in/yaml.v3"
-
+	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
 )
 
@@ -48,54 +45,13 @@ func cmdRegistration(_ context.Context, e *env, args []string) error {
 	return err
 }
 
-// registration is the file as the application service specification has it, with the unstable keys that
-// Synapse and Dendrite read. Unknown ones are ignored by both.
-type registration struct {
-	ID              string                         `yaml:"id"`
-	URL             string                         `yaml:"url"`
-	ASToken         string                         `yaml:"as_token"`
-	HSToken         string                         `yaml:"hs_token"`
-	SenderLocalpart string                         `yaml:"sender_localpart"`
-	RateLimited     bool                           `yaml:"rate_limited"`
-	Ephemeral       bool                           `yaml:"receive_ephemeral"`
-	EphemeralOld    bool                           `yaml:"de.sorunome.msc2409.push_ephemeral"`
-	MSC3202         bool                           `yaml:"org.matrix.msc3202"`
-	MSC4190         bool                           `yaml:"io.element.msc4190"`
-	Namespaces      map[string][]registrationRegex `yaml:"namespaces"`
-}
-
-type registrationRegex struct {
-	Exclusive bool   `yaml:"exclusive"`
-	Regex     string `yaml:"regex"`
-}
-
-// newRegistration makes a registration with fresh tokens. The sender's name is random, so that nobody can hold
-// it already, and inside the users namespace, without which Synapse breaks encryption in /sync.
-func newRegistration(m *config.Matrix) registration {
-	name := regexp.QuoteMeta(m.ServerName)
-	return registration{
-		ID: "mimibridge", URL: "http://" + listenURLHost(m.Listen),
-		ASToken: token(), HSToken: token(),
-		SenderLocalpart: "mimi_bot_" + shortID(),
-		Ephemeral:       true, EphemeralOld: true, MSC3202: true, MSC4190: true,
-		Namespaces: map[string][]registrationRegex{
-			"users":   {{true, `^@mimi_.+:` + name + `$`}},
-			"aliases": {{true, `^#mimi_.+:` + name + `$`}},
-			"rooms":   {},
-		},
-	}
-}
-
-// ensureRegistration writes the registration file, mode 0600, unless it exists.
+// ensureRegistration writes the registration file unless it exists.
 func ensureRegistration(m *config.Matrix) error {
-	if _, err := os.Stat(m.Registration); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	_, err := matrix.NewRegistration(m.Registration, "http://"+listenURLHost(m.Listen), m.ServerName)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
 	}
-	b, err := yaml.Marshal(newRegistration(m))
-	if err != nil {
-		return fmt.Errorf("make the registration: %w", err)
-	}
-	return writeNew(m.Registration, string(b), 0o600)
+	return err
 }
 
 // listenURLHost makes a listener's address one that can be dialled from the same machine.
@@ -112,12 +68,6 @@ func token() string {
 	b := make([]byte, 32)
 	_, _ = rand.Read(b) // never fails
 	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-func shortID() string {
-	b := make([]byte, 4)
-	_, _ = rand.Read(b)
-	return hex.EncodeToString(b)
 }
 
 // writeNew writes a file that must not exist yet.
