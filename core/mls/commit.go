@@ -147,7 +147,9 @@ func (g *Group) commit(leaf LeafIndex, opts CommitOptions) (*CommitOutput, error
 	}
 	st, err := g.apply(list, sender)
 	if err != nil {
-		return nil, err
+		if st, err = g.applySome(list[:len(refs)], list[len(refs):], sender, err); err != nil {
+			return nil, err
+		}
 	}
 	own := &pendingCommit{epoch: g.gc.Epoch, sig: ll.sig}
 	var path *pathMaker

@@ -324,7 +324,7 @@ func (g *PublicGroup) apply(list []StagedProposal, committer Sender) (*staging, 
 			return nil, err
 		}
 	}
-	if err := g.checkSupported(types, st); err != nil {
+	if err := g.checkSupported(types, list); err != nil {
 		return nil, err
 	}
 	var fresh []LeafIndex
@@ -450,13 +450,13 @@ func (g *PublicGroup) applyAppData(st *staging) error {
 // checkSupported: a type that is not a default one is supported by all who
 // process the Commit, that is all but those it adds or removes (RFC 9420 section
 // 12.2).
-func (g *PublicGroup) checkSupported(types map[ProposalType]bool, st *staging) error {
+func (g *PublicGroup) checkSupported(types map[ProposalType]bool, list []StagedProposal) error {
 	rc, err := g.gc.Extensions.RequiredCapabilities()
 	if err != nil {
 		return err
 	}
 	gone := map[LeafIndex]bool{}
-	for _, p := range st.list {
+	for _, p := range list {
 		switch b := p.Proposal.Body.(type) {
 		case *Remove:
 			gone[b.Removed] = true

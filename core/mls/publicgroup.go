@@ -346,11 +346,36 @@ func (g *PublicGroup) ReceiveProposal(msg *MLSMessage) (*PendingProposal, error)
 			return nil, fmt.Errorf("mls: receive proposal: %w", err)
 		}
 	}
+	if err := g.checkAlone(ac.Content.Proposal, ac.Content.Sender); err != nil {
+		return nil, fmt.Errorf("mls: receive proposal: %w", err)
+	}
 	p, err := g.keepProposal(ac, msg.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("mls: receive proposal: %w", err)
 	}
 	return p, nil
+}
+
+// checkAlone refuses what no Commit could cover unless it changed the
+// membership too. A Delivery Service does not pass it on; a member that is sent
+// it all the same keeps it, since a Commit may refer to it.
+func (g *PublicGroup) checkAlone(p *Proposal, sender Sender) error {
+	if err := g.checkSupported(map[ProposalType]bool{p.Type(): true}, nil); err != nil {
+		return err
+	}
+	switch b := p.Body.(type) {
+	case *GroupContextExtensions:
+		gc := g.gc.clone()
+		gc.Extensions = b.Extensions
+		return g.tree.checkContext(gc)
+	case *Update:
+		if sender.Type == SenderMember && g.tree.leaf(sender.Leaf) != nil {
+			t := g.tree.clone()
+			t.update(sender.Leaf, &b.LeafNode)
+			return t.checkNew([]LeafIndex{sender.Leaf}, nil)
+		}
+	}
+	return nil
 }
 
 // checkLifetimes holds the KeyPackages of a list against the clock.

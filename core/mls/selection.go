@@ -12,8 +12,8 @@ import (
 // several for one leaf a SelfRemove goes before a Remove before the newest
 // Update; of several additions of one client the first, and none of a client
 // that stays; the newest GroupContextExtensions; for each component of the
-// app_data_dictionary what agrees with the first AppDataUpdate; a ReInit only if
-// it is all there is. It fails with [ErrLeafDeparting] if leaf is to go.
+// app_data_dictionary what agrees with the first AppDataUpdate; PSKs that are
+// known; a ReInit only if it is all there is. It fails with [ErrLeafDeparting] if leaf is to go.
 func (g *Group) selectPending(leaf LeafIndex, without []ProposalRef) ([]*PendingProposal, error) {
 	skip := map[string]bool{}
 	for _, r := range without {
@@ -48,7 +48,8 @@ func (g *Group) selectPending(leaf LeafIndex, without []ProposalRef) ([]*Pending
 			}
 		case *PreSharedKey:
 			id := string(tlspl.Marshal(&b.PSK))
-			chosen[p] = !psks[id]
+			_, err := findPSKs([]*PreSharedKeyID{&b.PSK}, g.ownResumption, g.cfg.PSKs)
+			chosen[p] = !psks[id] && err == nil
 			psks[id] = true
 		case *AppDataUpdate:
 			op, seen := data[b.ComponentID]
@@ -96,6 +97,25 @@ func (g *Group) selectPending(leaf LeafIndex, without []ProposalRef) ([]*Pending
 		out = append(out, reInit)
 	}
 	return slices.Clip(out), nil
+}
+
+// applySome is for pending proposals that cannot stand together in a way
+// selectPending does not see, such as two that bring one key: a member could
+// stop all Commits with them. Those that fit one after the other are taken. why
+// is what was wrong with all of them.
+func (g *Group) applySome(refs, values []StagedProposal, sender Sender, why error) (*staging, error) {
+	st, err := g.apply(values, sender)
+	if err != nil || len(refs) == 0 {
+		return nil, why
+	}
+	var taken []StagedProposal
+	for _, p := range refs {
+		try := append(slices.Clip(append(slices.Clone(taken), p)), values...)
+		if s, err := g.apply(try, sender); err == nil {
+			st, taken = s, append(taken, p)
+		}
+	}
+	return st, nil
 }
 
 func removalRank(p *PendingProposal) int {

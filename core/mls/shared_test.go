@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
 )
 
 const suite1 = X25519AES128GCMSHA256Ed25519
@@ -560,5 +562,54 @@ func TestPendingExplains(t *testing.T) {
 	}
 	if _, err := other.StageCommit(theirs.Message); !errors.Is(err, ErrEpochTooOld) {
 		t.Error(err)
+	}
+}
+
+// A member that proposes what spoils every list it stands in cannot stop the
+// group: it is left out.
+func TestSpoilers(t *testing.T) {
+	h, people := rulesHall(t, nil)
+	// Two newcomers with one encryption key.
+	eve := people["eve"].keyPackage(t, h.cfg)
+	twin := newPerson(t, suite1, "twin").keyPackage(t, h.cfg)
+	twin.KeyPackage.LeafNode.EncryptionKey = eve.KeyPackage.LeafNode.EncryptionKey
+	must(t, twin.KeyPackage.LeafNode.sign(twin.Secrets.Signature, nil, 0))
+	var w tlspl.Writer
+	twin.KeyPackage.marshalBody(&w)
+	var err error
+	twin.KeyPackage.Signature, err = twin.Secrets.Signature.SignWithLabel("KeyPackageTBS", w.Bytes())
+	must(t, err)
+	h.propose(1, 1, addOf(twin))
+	h.propose(1, 1, addOf(eve))
+	h.propose(1, 1, Proposal{&PreSharedKey{PreSharedKeyID{Type: PSKExternal, ID: []byte("unknown to all")}}})
+	h.propose(2, 2, Proposal{&Update{}})
+	out, err := h.states[0].Commit(0, CommitOptions{Proposals: []Proposal{{&AppEphemeral{ComponentID: 1}}}})
+	must(t, err)
+	if s := out.Staged; len(s.Added) != 1 || len(s.Updated) != 1 || len(s.Unreferenced) != 2 || len(s.Proposals) != 3 {
+		t.Fatalf("%+v", s)
+	}
+	h.accept(0, out)
+	h.check()
+	// What cannot be covered at all a hub does not take.
+	plain := DefaultCapabilities()
+	plain.Proposals = nil
+	h.commit(0, 0, CommitOptions{Leaf: &LeafOptions{Capabilities: &plain}})
+	m, _, err := h.states[1].Propose(1, Proposal{&SelfRemove{}}, nil)
+	must(t, err)
+	if _, err := h.hub.ReceiveProposal(m); !errors.Is(err, ErrProposalUnsupported) {
+		t.Fatal(err)
+	}
+	if _, err := h.states[2].ReceiveProposal(m); err != nil {
+		t.Fatal(err)
+	}
+	out, err = h.states[2].Commit(2, CommitOptions{})
+	must(t, err)
+	if len(out.Staged.Proposals) != 0 {
+		t.Fatal("covered")
+	}
+	m, err = SignExternalProposal(h.cfg, h.hub.GroupContext(), 0, people["eve"].sig, Proposal{&GroupContextExtensions{Extensions{{0x4242, nil}}}}, nil)
+	must(t, err)
+	if _, err := h.hub.ReceiveProposal(m); err == nil {
+		t.Fatal("accepted")
 	}
 }
