@@ -48,6 +48,10 @@ type Config struct {
 
 	// CommitDelay overrides how long a follower waits before it commits what others proposed, for tests.
 	CommitDelay func() time.Duration
+	// Patience overrides how long a hub that is ahead has to tell how it came there (client.Config), for tests.
+	Patience time.Duration
+	// Retention is how long events are kept that the adapters have shown; 0 is 7 days.
+	Retention time.Duration
 	// WrapHub, if set, is put around the way to the hubs of other providers, for tests that lose answers.
 	WrapHub func(port.Hub) port.Hub
 }
@@ -101,7 +105,7 @@ func New(cfg Config) (*Provider, error) {
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
 		Log: cfg.Log.With().Str("part", "hub").Logger()})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay})
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, Retention: cfg.Retention})
 	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
 	if cfg.WrapHub != nil {
 		r.ownHub = cfg.WrapHub(p.Hub)

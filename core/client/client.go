@@ -47,6 +47,11 @@ type Config struct {
 
 	// CommitDelay is how long a follower waits before it commits the proposals of others; nil is a random 1 to 5 s.
 	CommitDelay func() time.Duration
+	// Patience is how long a hub that is in a later epoch than this provider has to tell how it came there, before it is
+	// asked; 0 is 5 s.
+	Patience time.Duration
+	// Retention is how long events are kept that have been shown; 0 is 7 days.
+	Retention time.Duration
 }
 
 // Suite is the cipher suite of rooms made here and of KeyPackages.
@@ -60,10 +65,11 @@ const (
 	inboxAtOnce     = 64
 	originMax       = 512
 	hintMax         = 1024
-	groupInfoWait   = 5 * time.Second
 	minPause        = 250 * time.Millisecond
 	maxPause        = time.Minute
-	inviteRetryStep = 15 * time.Second
+	claimPatience   = 2 * time.Second     // a room waits no longer for somebody's key packages; the others go on then
+	historyLife     = 90 * 24 * time.Hour // how long a message or an intent that comes again is known
+	triesBeforeJoin = 5                   // refusals of a commit before the group is joined anew
 )
 
 // Client serves all local users. Safe for concurrent use.
@@ -92,6 +98,12 @@ var (
 func New(cfg Config) *Client {
 	if cfg.CommitDelay == nil {
 		cfg.CommitDelay = func() time.Duration { return time.Second + time.Duration(randUint64()%4000)*time.Millisecond }
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = 5 * time.Second
+	}
+	if cfg.Retention == 0 {
+		cfg.Retention = 7 * 24 * time.Hour
 	}
 	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}}
 	c.rooms = mailbox.New(func(key string) *room { return newRoom(c, key) }, roomIdle, cfg.Log)
@@ -147,10 +159,7 @@ func (c *Client) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		now := c.cfg.Now().UnixMilli()
-		if err := c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.ExpireKeyPackages(now) }); err != nil && ctx.Err() == nil {
-			c.cfg.Log.Error().Err(err).Msg("cleaning up key packages")
-		}
+		c.clean(ctx)
 		select {
 		case <-ctx.Done():
 			c.rooms.Close()
@@ -158,6 +167,25 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// clean enforces what is kept for how long.
+func (c *Client) clean(ctx context.Context) {
+	now := c.cfg.Now()
+	var names []string
+	for _, a := range c.cfg.Adapters {
+		names = append(names, a.Name())
+	}
+	err := c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		return errors.Join(
+			tx.ExpireKeyPackages(now.UnixMilli()),
+			tx.TrimEvents(names, now.Add(-c.cfg.Retention).UnixMilli()),
+			tx.TrimHistory(now.Add(-historyLife).UnixMilli()),
+			tx.TrimStray())
+	})
+	if err != nil && ctx.Err() == nil {
+		c.cfg.Log.Error().Err(err).Msg("cleaning up client tables")
 	}
 }
 
@@ -307,6 +335,22 @@ func (c *Client) Room(ctx context.Context, uri mimiuri.URI) (adapter.Room, bool,
 	r := v.room(uri)
 	r.Gone = status == store.ClientOut
 	return r, true, nil
+}
+
+// GroupState gives the epoch of a room's group as this provider has it and a name for its secrets: the SHA-256 of the
+// epoch authenticator (RFC 9420 section 8.7), which is the same for all members and tells nothing. A room without a group
+// here is a NotFound fault. The same goes to the log at each epoch, level debug, event "epoch".
+func (c *Client) GroupState(ctx context.Context, uri mimiuri.URI) (epoch uint64, authenticator []byte, err error) {
+	g, err := mailbox.Ask(ctx, c.rooms, uri.String(), func(r *room) (s groupState, err error) {
+		if err := r.load(ctx); err != nil {
+			return s, err
+		}
+		if r.g == nil {
+			return s, fault.New(fault.NotFound, "there is no group of this room here")
+		}
+		return r.groupState(), nil
+	})
+	return g.epoch, g.authenticator, err
 }
 
 // Rooms is adapter.Host.Rooms.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"time"
 
@@ -111,6 +112,10 @@ func (r *room) membership(ch *change, v *view, epoch uint64) {
 			e.from(ch.origin)
 		}
 		ch.events = append(ch.events, e)
+	}
+	if ch.lost { // nobody has left; we are told nothing any more
+		ch.events = append(ch.events, &eventRow{Kind: adapter.Closed, TS: ch.ts, Local: old.local(r.c.cfg.Domain, math.MaxUint64)})
+		return
 	}
 	first := len(old.Members) == 0 // everybody else was there before us
 	for _, m := range old.Members {

@@ -18,36 +18,40 @@ import (
 	"github.com/mimibridge/mimibridge/core/wire"
 )
 
-// maxHeld bounds what a hub may leave with us for a room that cannot be processed yet.
-const maxHeld = 10_000
+// Bounds of what a hub may leave with us for a room that cannot be processed yet.
+const (
+	maxHeld       = 10_000    // FanoutMessages
+	maxHeldOctets = 256 << 20 // and their octets
+)
 
 // Notify implements port.Notify: it stores what is well-formed and not known yet, and returns once it is on disk. That
 // a message turns out not to make sense is for later: the hub cannot help it.
-func (c *Client) Notify(ctx context.Context, _ string, room mimiuri.URI, body []byte) error {
+func (c *Client) Notify(ctx context.Context, _ string, to mimiuri.URI, body []byte) error {
 	msgs, err := wire.ParseFanout(body)
 	if err != nil {
 		return fault.Wrap(fault.Malformed, "the FanoutMessages cannot be read", err)
 	}
-	if room.Kind != mimiuri.Room {
+	if to.Kind != mimiuri.Room {
 		return fault.New(fault.Malformed, "this is not a room")
 	}
-	group := room.GroupOf().String()
+	group := to.GroupOf().String()
 	for _, m := range msgs {
 		if m.Message.Welcome == nil && string(m.Message.GroupID()) != group {
 			return fault.New(fault.Malformed, "a message is of another group than the room's")
 		}
 	}
-	id := room.String()
+	id := to.String()
 	now := c.cfg.Now().UnixMilli()
 	err = c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		if err := c.mayNotify(tx, id, msgs, now); err != nil {
+		current, err := c.mayNotify(tx, id, msgs, now)
+		if err != nil {
 			return err
 		}
 		for _, m := range msgs {
 			fresh := false
 			for i, b := range m.MLSMessages() {
 				h := sha256.Sum256(b)
-				epoch := uint64(math.MaxInt64) // a Welcome's is not to be seen
+				epoch := current // a Welcome's own is not to be seen; its KeyPackages are used once anyway
 				if m.Message.Welcome == nil {
 					epoch = m.Message.Epoch()
 				}
@@ -71,23 +75,47 @@ func (c *Client) Notify(ctx context.Context, _ string, room mimiuri.URI, body []
 	if err != nil {
 		return err
 	}
-	c.step(id)
+	if c.running() != nil {
+		c.rooms.Post(id, func(r *room) {
+			r.hubSpoke()
+			r.step()
+		})
+	}
 	return nil
 }
 
-// mayNotify refuses what is for nobody here: a room that no local user is in or invited to, a Welcome for others.
-func (c *Client) mayNotify(tx *store.Tx, id string, msgs []*wire.FanoutMessage, now int64) error {
-	status, _, known, err := tx.ClientView(id)
+// mayNotify refuses what is for nobody here: a room that no local user is in or invited to, a Welcome for others. It
+// gives the epoch of the room's group.
+func (c *Client) mayNotify(tx *store.Tx, id string, msgs []*wire.FanoutMessage, now int64) (epoch uint64, err error) {
+	status, epoch, known, err := tx.ClientEpoch(id)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if known && status == store.ClientJoined {
-		n, err := tx.CountInbox(id)
-		if err == nil && n > maxHeld {
-			err = &fault.Error{Kind: fault.Limited, Message: "too much is waiting for this room", RetryAfter: time.Minute}
+	wanted := known // the tail of a room that was left, too
+	if !known || status != store.ClientJoined {
+		ours, err := c.welcomes(tx, id, msgs)
+		if err == nil && !ours {
+			ours, err = tx.AwaitsWelcome(id) // the Commit before its Welcome
 		}
-		return err
+		if err == nil && ours {
+			wanted, err = true, tx.EnsureClientRoom(id, now)
+		}
+		if err != nil {
+			return 0, err
+		}
 	}
+	if !wanted {
+		return 0, fault.New(fault.NotFound, "nobody here is in this room")
+	}
+	n, octets, err := tx.SizeInbox(id)
+	if err == nil && (n >= maxHeld || octets >= maxHeldOctets) {
+		err = &fault.Error{Kind: fault.Limited, Message: "too much is waiting for this room", RetryAfter: time.Minute}
+	}
+	return epoch, err
+}
+
+// welcomes reports whether one of the messages is a Welcome for a KeyPackage of ours.
+func (c *Client) welcomes(tx *store.Tx, id string, msgs []*wire.FanoutMessage) (bool, error) {
 	for _, m := range msgs {
 		if m.Message.Welcome == nil {
 			continue
@@ -95,38 +123,34 @@ func (c *Client) mayNotify(tx *store.Tx, id string, msgs []*wire.FanoutMessage, 
 		for _, s := range m.Message.Welcome.Secrets {
 			k, err := tx.KeyPackage(s.NewMember)
 			if err != nil {
-				return err
+				return false, err
 			}
 			if k != nil && (k.Room == "" || k.Room == id) {
-				return tx.EnsureClientRoom(id, now)
+				return true, nil
 			}
 		}
 	}
-	if waits, err := tx.AwaitsWelcome(id); err != nil {
-		return err
-	} else if waits { // the Commit before its Welcome
-		return tx.EnsureClientRoom(id, now)
-	}
-	if known {
-		return nil // the tail of a room that was left
-	}
-	return fault.New(fault.NotFound, "nobody here is in this room")
+	return false, nil
 }
 
-// inbox processes what waits for no later epoch, in order.
-func (r *room) inbox(ctx context.Context) (more bool, err error) {
+// inbox processes what waits for no later epoch and came before until (ms, by the hub's clock), in order.
+func (r *room) inbox(ctx context.Context, until int64) (more bool, err error) {
 	epoch := uint64(0)
 	if r.g != nil {
 		epoch = r.g.Epoch()
 	}
-	var items []store.InboxItem
+	var items, held []store.InboxItem
 	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
-		items, err = tx.Inbox(r.id, epoch, inboxAtOnce)
+		if items, err = tx.Inbox(r.id, epoch, inboxAtOnce); err != nil {
+			return err
+		}
+		held, err = tx.HeldInbox(r.id, epoch, 1)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
+	r.behind = len(held) > 0
 	// Messages that follow each other in an epoch share a transaction.
 	ch := &change{}
 	n := 0
@@ -143,6 +167,9 @@ func (r *room) inbox(ctx context.Context) (more bool, err error) {
 		f, err := wire.ParseFanout(it.Body)
 		if err != nil || len(f) != 1 {
 			return more, errors.Join(err, errors.New("client: a stored FanoutMessage cannot be read"))
+		}
+		if int64(f[0].Timestamp) > until {
+			break
 		}
 		more = true
 		if pm := f[0].Message.PrivateMessage; pm != nil && pm.ContentType == mls.ContentApplication && r.g != nil && pm.Epoch <= r.g.Epoch() {
@@ -179,9 +206,20 @@ func (r *room) fanout(ctx context.Context, it store.InboxItem, f *wire.FanoutMes
 		return r.welcome(ctx, ch, f, hold)
 	}
 	switch {
-	case r.g == nil && r.row.Status == store.ClientOut:
-		return r.discard(ctx, ch, "room was left", nil)
 	case r.g == nil:
+		joining := r.row.Status != store.ClientOut || r.pending != nil
+		if !joining {
+			err := r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+				joining, err = tx.AwaitsWelcome(r.id)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if !joining {
+			return r.discard(ctx, ch, "room was left", nil)
+		}
 		return hold(max(m.Epoch(), 1)) // until the Welcome
 	case m.Epoch() > r.g.Epoch():
 		r.ahead()
@@ -193,7 +231,7 @@ func (r *room) fanout(ctx context.Context, it store.InboxItem, f *wire.FanoutMes
 	case mls.ContentProposal:
 		return r.proposals(ctx, ch, f)
 	case mls.ContentCommit:
-		return r.foreignCommit(ctx, ch, f)
+		return r.foreignCommit(ctx, ch, it, f)
 	}
 	return r.discard(ctx, ch, "unknown content type", nil)
 }
@@ -210,8 +248,8 @@ func (r *room) discard(ctx context.Context, ch *change, why string, err error) e
 func (r *room) ahead() {
 	if r.wrongEpoch.IsZero() {
 		r.wrongEpoch = r.now()
-		r.wakeAt(r.now().Add(groupInfoWait))
-		r.wakeAt(r.now().Add(2 * groupInfoWait))
+		r.wakeAt(r.now().Add(r.c.cfg.Patience))
+		r.wakeAt(r.now().Add(2 * r.c.cfg.Patience))
 	}
 }
 
@@ -254,7 +292,9 @@ func (r *room) message(ch *change, f *wire.FanoutMessage) {
 		r.c.Counters.Frankless.Add(1)
 	}
 	e.then = r.newMessage(e)
-	ch.events = append(ch.events, e)
+	if len(e.Local) > 0 { // all who could see it may be leaving
+		ch.events = append(ch.events, e)
+	}
 	r.c.Counters.Received.Add(1)
 	r.log.Debug().Str("event", "received").Hex("message_id", id[:]).Int("bytes", len(f.Message.PrivateMessage.Ciphertext)).Uint64("ts", f.Timestamp).Msg("message decrypted")
 }
@@ -317,7 +357,7 @@ func (r *room) takeProposal(ch *change, m *mls.MLSMessage) {
 }
 
 // foreignCommit applies a commit of the current epoch. It is ours if the answer to it was lost.
-func (r *room) foreignCommit(ctx context.Context, ch *change, f *wire.FanoutMessage) error {
+func (r *room) foreignCommit(ctx context.Context, ch *change, it store.InboxItem, f *wire.FanoutMessage) error {
 	hash := hashOf(f.Message)
 	if r.pending != nil && string(r.pending.Hash) == string(hash) {
 		return r.merge(ctx, ch, f.ExternalProposals)
@@ -332,9 +372,9 @@ func (r *room) foreignCommit(ctx context.Context, ch *change, f *wire.FanoutMess
 		staged, err = r.g.StageCommit(f.Message)
 	}
 	if err != nil {
-		r.log.Error().Err(err).Msg("a commit from the hub cannot be processed; the group is joined anew")
+		r.log.Error().Err(err).Msg("a commit from the hub cannot be processed")
 		r.drop()
-		r.broken = "a commit could not be processed"
+		r.broken, r.poison = "a commit could not be processed", it.Seq
 		return nil
 	}
 	if staged.SenderLeaf != nil {
@@ -362,6 +402,9 @@ func (r *room) foreignCommit(ctx context.Context, ch *change, f *wire.FanoutMess
 	if ch.out {
 		r.log.Info().Msg("no local user is in the room any more")
 	}
+	if r.pending != nil {
+		r.hubAfter = time.Time{} // it was waiting for this
+	}
 	r.undoPending(ch)
 	if !ch.out {
 		for _, m := range f.ExternalProposals {
@@ -373,7 +416,7 @@ func (r *room) foreignCommit(ctx context.Context, ch *change, f *wire.FanoutMess
 
 // commitEpoch is commit for a change of epoch.
 func (r *room) commitEpoch(ctx context.Context, ch *change) error {
-	r.wrongEpoch, r.commitAt = time.Time{}, time.Time{}
+	r.wrongEpoch, r.commitAt, r.commitPause, r.refusals = time.Time{}, time.Time{}, 0, 0
 	clear(r.deferred)
 	return r.commit(ctx, ch)
 }
@@ -402,10 +445,62 @@ func (r *room) undoPending(ch *change) {
 // welcome joins the group with the KeyPackages of local users.
 func (r *room) welcome(ctx context.Context, ch *change, f *wire.FanoutMessage, hold func(uint64) error) error {
 	w := f.Message.Welcome
-	var keys []mls.JoinKey
-	var refs [][]byte
-	var users []mimiuri.URI
-	err := r.c.cfg.Store.View(ctx, func(tx *store.Tx) error {
+	keys, users, err := r.joinKeys(ctx, w)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return r.discard(ctx, ch, "a Welcome for nobody here", nil)
+	}
+	var tree *mls.RatchetTree
+	if f.Tree != nil {
+		tree = f.Tree.Tree
+	}
+	if r.g == nil || r.g.AttachWelcome(w, keys) != nil {
+		g, err := mls.JoinGroup(r.c.cfg.MLS, w, tree, keys, nil)
+		if err == nil && string(g.GroupID()) != r.uri.GroupOf().String() {
+			err = errors.New("client: a Welcome into another group than the room's")
+		}
+		if err == nil {
+			_, err = policy.ParseState(g.AppData())
+		}
+		switch {
+		case err != nil:
+		case r.g == nil:
+			r.g = g
+		case g.Epoch() > r.g.Epoch(): // its Commit is on the way, or it is ours and the answer is
+			return hold(g.Epoch())
+		case g.Epoch() == r.g.Epoch():
+			err = errors.New("client: a Welcome to another state of the group than the one held")
+		default: // the group has gone on since
+			err = r.attachLeaves(g)
+		}
+		if err != nil {
+			r.log.Error().Err(err).Msg("a Welcome cannot be used; its users join anew")
+			r.drop()
+			if err := r.load(ctx); err != nil {
+				return err
+			}
+			for _, u := range users {
+				r.rejoin(ch, u)
+			}
+			r.usedKeys(ch, keys)
+			return r.commit(ctx, ch)
+		}
+	}
+	if info := r.g.StoredGroupInfo(); info != nil { // signed by who added us
+		if u, _, err := policy.LeafUser(r.g.Leaf(info.Signer)); err == nil {
+			ch.actor = u
+		}
+	}
+	ch.full = true
+	r.usedKeys(ch, keys)
+	return r.commitEpoch(ctx, ch)
+}
+
+// joinKeys reads the KeyPackages of ours that a Welcome is for, and whose they are.
+func (r *room) joinKeys(ctx context.Context, w *mls.Welcome) (keys []mls.JoinKey, users []mimiuri.URI, err error) {
+	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) error {
 		for _, s := range w.Secrets {
 			k, err := tx.KeyPackage(s.NewMember)
 			if err != nil {
@@ -422,62 +517,39 @@ func (r *room) welcome(ctx context.Context, ch *change, f *wire.FanoutMessage, h
 				return err
 			}
 			keys = append(keys, j)
-			refs = append(refs, k.Ref)
 			users = append(users, uri(k.User))
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if len(keys) == 0 {
-		return r.discard(ctx, ch, "a Welcome for nobody here", nil)
-	}
-	var tree *mls.RatchetTree
-	if f.Tree != nil {
-		tree = f.Tree.Tree
-	}
-	if r.g != nil {
-		switch err := r.g.AttachWelcome(w, keys); {
-		case errors.Is(err, mls.ErrGroupInfoDiffers) && r.pending != nil:
-			// Of the epoch that our own commit leads to; its answer is still out.
-			r.ahead()
-			return hold(r.g.Epoch() + 1)
-		case err != nil:
-			r.log.Error().Err(err).Msg("a Welcome for users of a room that is held already cannot be used; they join anew")
-			r.drop()
-			return r.rejoin(ctx, users, refs, ch)
-		}
-	} else {
-		g, err := mls.JoinGroup(r.c.cfg.MLS, w, tree, keys, nil)
-		if err == nil && string(g.GroupID()) != r.uri.GroupOf().String() {
-			err = errors.New("client: a Welcome into another group than the room's")
-		}
-		if err == nil {
-			_, err = policy.ParseState(g.AppData())
-		}
-		if err != nil {
-			r.log.Error().Err(err).Msg("a Welcome cannot be used; its users join anew")
-			return r.rejoin(ctx, users, refs, ch)
-		}
-		r.g = g
-		if r.pol, err = policy.ParseState(g.AppData()); err != nil {
-			return err
-		}
-	}
-	if info := r.g.StoredGroupInfo(); info != nil { // signed by who added us
-		if u, _, err := policy.LeafUser(r.g.Leaf(info.Signer)); err == nil {
-			ch.actor = u
-		}
-	}
-	ch.full = true
+	return keys, users, err
+}
+
+// usedKeys forgets KeyPackages with the change.
+func (r *room) usedKeys(ch *change, keys []mls.JoinKey) {
 	ch.do(func(tx *store.Tx) error {
-		for _, ref := range refs {
+		for _, k := range keys {
+			ref, err := k.KeyPackage.Ref(k.KeyPackage.CipherSuite)
+			if err != nil {
+				return err
+			}
 			if err := tx.DeleteKeyPackage(ref); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return r.commitEpoch(ctx, ch)
+}
+
+// attachLeaves makes the local leaves of another state of the group local leaves of this one, as far as their keys are
+// still the same. An error says that one's are not.
+func (r *room) attachLeaves(g *mls.Group) error {
+	for _, l := range g.LocalLeaves() {
+		if r.g.IsLocal(l) {
+			continue
+		}
+		if err := r.g.AttachLeaf(l, g.LeafKey(l), g.SignatureKey(l)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -122,7 +123,10 @@ func (r *room) arriving(user mimiuri.URI) bool {
 func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
 	if in.Status == store.IntentWaiting {
 		if len(r.g.Proposals()) > 0 { // RFC 9420 section 12.4: pending proposals are committed first
-			return true, r.startCommit(ctx, leaf, nil, nil)
+			if r.commitPause > 0 && r.now().Before(r.commitAt) {
+				return false, nil // the hub has just refused that
+			}
+			return true, r.startCommit(ctx, leaf, mls.CommitOptions{}, nil)
 		}
 		if err := r.pol.CheckSend(uri(in.Actor)); err != nil {
 			return true, r.refuse(ctx, in, pl, fault.Forbidden, fault.Public(err))
@@ -154,14 +158,17 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 		}
 		return true, r.refuse(ctx, in, pl, fault.KindOf(err), fault.Public(err))
 	}
-	r.hubReached()
 	res, err := wire.ParseSubmitMessageResponse(b)
 	if err != nil {
 		r.hubFailed("submitMessage", err)
 		return false, nil
 	}
+	r.hubReached()
 	switch res.Code {
 	case wire.SubmitAccepted:
+		if ready, err := r.catchUp(ctx, int64(res.AcceptedTimestamp)); !ready || err != nil {
+			return false, err
+		}
 		return true, r.sent(ctx, in, pl, res)
 	case wire.EpochTooOld:
 		if r.g == nil {
@@ -172,10 +179,10 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 			return true, r.c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.SetIntent(in) })
 		}
 		r.ahead()
-		if r.now().Sub(r.wrongEpoch) > groupInfoWait {
+		if r.patience(1) {
 			return r.resync(ctx, "the hub's commits did not arrive")
 		}
-		r.pauseHub(minPause)
+		r.pauseHub(r.c.cfg.Patience / 4)
 		return false, nil
 	}
 	return true, r.refuse(ctx, in, pl, fault.Forbidden, "the room does not accept this message from you")
@@ -186,6 +193,9 @@ func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wir
 	id := content.ID(pl.Content, uri(in.Actor), r.uri, [16]byte(pl.Salt))
 	e := &eventRow{Kind: adapter.Message, TS: int64(res.AcceptedTimestamp), ID: id[:], Sender: in.Actor, Content: pl.Content,
 		Local: r.view.local(r.c.cfg.Domain, in.Epoch)}
+	if !slices.Contains(e.Local, in.Actor) {
+		e.Local = append(e.Local, in.Actor) // they were there then
+	}
 	if res.Frank != nil {
 		e.Frank = res.Frank.Marshal()
 	}
@@ -205,6 +215,9 @@ func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wir
 // list and their clients into the group.
 func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
 	target := uri(pl.Target)
+	if _, leaving := r.leaving(); leaving[target] { // they may come back once they are out
+		return true, r.startCommit(ctx, leaf, mls.CommitOptions{}, nil)
+	}
 	listed := r.pol.Participants.Index(target) >= 0
 	if listed && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
 		u, _, err := policy.LeafUser(m.Node)
@@ -212,14 +225,14 @@ func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf m
 	}) {
 		return true, r.refuse(ctx, in, pl, fault.Conflict, "this user is in the room already")
 	}
-	by, err := r.c.identity(ctx, uri(in.Actor))
-	if err != nil {
-		return false, err
-	}
-	kps, err := r.claim(ctx, by, target)
+	kps, err := r.claim(ctx, in.Seq, uri(in.Actor), target)
 	if err != nil {
 		if ctx.Err() != nil {
 			return false, nil
+		}
+		if errors.Is(err, errClaiming) {
+			r.deferred[in.Seq] = r.now().Add(giveUpAfter) // until the answer comes
+			return true, nil
 		}
 		if fault.Temporary(err) {
 			return r.deferIntent(ctx, in, pl, err)
@@ -234,7 +247,7 @@ func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf m
 	for _, kp := range kps {
 		proposals = append(proposals, mls.Proposal{Body: &mls.Add{KeyPackage: *kp}})
 	}
-	return true, r.startCommit(ctx, leaf, proposals, in)
+	return true, r.startCommit(ctx, leaf, mls.CommitOptions{Proposals: proposals}, in)
 }
 
 // removal returns the proposals that end a user's participation, but for the leaf without.
@@ -259,12 +272,31 @@ func (r *room) remove(ctx context.Context, in *store.Intent, pl *payload, leaf m
 	if err != nil {
 		return r.refuse(ctx, in, pl, fault.NotFound, "this user is not in the room")
 	}
-	return r.startCommit(ctx, leaf, proposals, in)
+	return r.startCommit(ctx, leaf, mls.CommitOptions{Proposals: proposals}, in)
+}
+
+// heir is an incomplete local leaf that has to commit with a path before a leaf goes: otherwise no local leaf would be left
+// through which the others' paths can be followed.
+func (r *room) heir(goes mls.LeafIndex) (heir mls.LeafIndex, ok bool) {
+	leaves, _ := r.leaving()
+	for _, l := range r.g.LocalLeaves() {
+		switch {
+		case l == goes || leaves[l]:
+		case r.g.Complete(l):
+			return 0, false
+		default:
+			heir, ok = l, true
+		}
+	}
+	return heir, ok
 }
 
 // leave sends one bundle: SelfRemove for the leaf, Remove for the user's other leaves, and the change of the participant
 // list. Others commit it.
 func (r *room) leave(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) error {
+	if heir, ok := r.heir(leaf); ok {
+		return r.startCommit(ctx, heir, mls.CommitOptions{ForcePath: true}, nil)
+	}
 	proposals, err := r.removal(in.Actor, int(leaf))
 	if err != nil {
 		return r.refuse(ctx, in, pl, fault.NotFound, "you are not in this room")

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"runtime/debug"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/fault"
@@ -109,6 +110,9 @@ func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 		if exists, err = a.LocalUser(ctx, target); err != nil {
 			return nil, fault.Wrap(fault.Unavailable, "it cannot be said now; please try again", err)
 		}
+		if exists {
+			break
+		}
 	}
 	if !exists {
 		// noConsent is the catch-all: who asks does not learn whether there is such a user.
@@ -160,10 +164,74 @@ func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 	return res.Marshal(), nil
 }
 
-// claim asks for a user's KeyPackages, through the room's hub.
-func (r *room) claim(ctx context.Context, by *identity, target mimiuri.URI) ([]*mls.KeyPackage, error) {
+// claim is key material for one intent: asked for, or there.
+type claim struct {
+	done   chan struct{}
+	kps    []*mls.KeyPackage
+	err    error
+	waited bool // for as long as one waits
+}
+
+// errClaiming: the answer is still out; the room's goroutine looks again when it has come.
+var errClaiming = fault.New(fault.Unavailable, "their provider has not answered yet")
+
+// claim gives a user's KeyPackages for an intent, asked for through the room's hub. It waits a moment, so that what follows
+// an invitation usually comes after it, but not for a provider that is down. What was claimed is kept until the
+// intent has ended, however often its commit is overtaken.
+func (r *room) claim(ctx context.Context, seq uint64, by, target mimiuri.URI) ([]*mls.KeyPackage, error) {
+	c := r.claims[seq]
+	if c == nil {
+		id, err := r.c.identity(ctx, by)
+		if err != nil {
+			return nil, err
+		}
+		c = &claim{done: make(chan struct{})}
+		r.claims[seq] = c
+		suite := r.g.CipherSuite()
+		r.c.workers.Add(1)
+		go func() {
+			defer r.c.workers.Done()
+			defer func() {
+				if p := recover(); p != nil {
+					r.log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Msg("asking for key packages panicked")
+				}
+			}()
+			c.err = fault.New(fault.Internal, "")
+			defer r.c.rooms.Post(r.id, func(r *room) {
+				delete(r.deferred, seq)
+				r.step()
+			})
+			defer close(c.done)
+			c.kps, c.err = r.askKeys(ctx, id, target, suite)
+		}()
+	}
+	wait := time.NewTimer(claimPatience)
+	defer wait.Stop()
+	if c.waited {
+		wait.Reset(0)
+	}
+	select {
+	case <-c.done:
+	case <-wait.C:
+		c.waited = true
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-c.done:
+	default:
+		return nil, errClaiming
+	}
+	if c.err != nil {
+		delete(r.claims, seq)
+	}
+	return c.kps, c.err
+}
+
+// askKeys asks the hub for a user's KeyPackages. It is called on a goroutine of its own: nothing of the room is touched.
+func (r *room) askKeys(ctx context.Context, by *identity, target mimiuri.URI, suite mls.CipherSuite) ([]*mls.KeyPackage, error) {
 	req := &wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: by.user, TargetUser: target, RoomID: r.uri,
-		Suites: []mls.CipherSuite{r.g.CipherSuite()}, Required: requiredCapabilities(), SignatureKey: by.key.Public(), Credential: by.credential()}
+		Suites: []mls.CipherSuite{suite}, Required: requiredCapabilities(), SignatureKey: by.key.Public(), Credential: by.credential()}
 	if err := req.Sign(by.key); err != nil {
 		return nil, err
 	}

@@ -1,11 +1,14 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
@@ -38,23 +41,22 @@ func (r *room) commitProposals(ctx context.Context) (more bool, err error) {
 		if leaves[l] {
 			continue
 		}
-		if !r.atHub() {
-			if r.commitAt.IsZero() {
-				r.commitAt = r.now().Add(r.c.cfg.CommitDelay())
-				r.wakeAt(r.commitAt)
-			}
-			if r.now().Before(r.commitAt) {
-				return false, nil
-			}
+		if r.commitAt.IsZero() && !r.atHub() {
+			r.commitAt = r.now().Add(r.c.cfg.CommitDelay())
+			r.wakeAt(r.commitAt)
 		}
-		return true, r.startCommit(ctx, l, nil, nil)
+		if r.now().Before(r.commitAt) {
+			return false, nil
+		}
+		return true, r.startCommit(ctx, l, mls.CommitOptions{}, nil)
 	}
 	return false, nil
 }
 
-// startCommit makes a commit by a local leaf, with proposals of its own by value, and stores it before it is sent.
-func (r *room) startCommit(ctx context.Context, leaf mls.LeafIndex, proposals []mls.Proposal, intent *store.Intent) error {
-	out, err := r.g.Commit(leaf, mls.CommitOptions{Proposals: proposals, AAD: emptyAAD})
+// startCommit makes a commit by a local leaf and stores it before it is sent.
+func (r *room) startCommit(ctx context.Context, leaf mls.LeafIndex, opts mls.CommitOptions, intent *store.Intent) error {
+	opts.AAD = emptyAAD
+	out, err := r.g.Commit(leaf, opts)
 	if err != nil {
 		r.drop()
 		return fmt.Errorf("client: commit in %s: %w", r.id, err)
@@ -96,14 +98,20 @@ func (r *room) sendPending(ctx context.Context) (more bool, err error) {
 		}
 		return true, r.refusePending(ctx, fault.KindOf(err), fault.Public(err))
 	}
-	r.hubReached()
 	res, err := wire.ParseUpdateRoomResponse(b)
 	if err != nil {
 		r.hubFailed("update", err)
 		return false, nil
 	}
+	r.hubReached()
 	switch res.Code {
 	case wire.UpdateSuccess:
+		if ready, err := r.catchUp(ctx, int64(res.AcceptedTimestamp)); !ready || err != nil {
+			return false, err
+		}
+		if r.pending == nil || !bytes.Equal(r.pending.Request, p.Request) {
+			return true, nil // what came before has settled it
+		}
 		ch := &change{ts: int64(res.AcceptedTimestamp)}
 		switch p.Kind {
 		case pendingCommit:
@@ -111,49 +119,98 @@ func (r *room) sendPending(ctx context.Context) (more bool, err error) {
 		case pendingExternal:
 			return true, r.mergeExternal(ctx, ch)
 		}
-		return true, r.proposed(ctx, ch)
+		if err := r.takeOwn(ctx, ch); err != nil {
+			return false, err
+		}
+		return true, r.commit(ctx, ch)
 	case wire.WrongEpoch:
-		return r.overtaken(ctx, res.CurrentEpoch)
+		return r.overtaken(ctx)
 	case wire.InvalidProposal:
 		// A proposal that we have not seen yet, or that the hub has not: wait for the fanout and make it anew.
-		r.log.Info().Str("says", res.Description).Msg("the hub has other pending proposals; the commit is made anew")
+		r.log.Info().Str("says", clip(res.Description)).Msg("the hub has other pending proposals; the commit is made anew")
 		ch := &change{}
 		r.undoPending(ch)
+		if err := r.commit(ctx, ch); err != nil {
+			return false, err
+		}
+		if r.refusals++; r.refusals >= triesBeforeJoin {
+			r.refusals = 0
+			r.broken = "the hub has other pending proposals and does not tell which"
+			return true, nil
+		}
 		r.pauseHub(time.Second)
-		err := r.commit(ctx, ch)
-		r.drop()
-		return err == nil, err
+		return false, nil
 	}
-	return true, r.refusePending(ctx, fault.Forbidden, res.Description)
+	return true, r.refusePending(ctx, fault.Forbidden, clip(res.Description))
+}
+
+// clip bounds a peer's words before people or the log get to see them.
+func clip(s string) string {
+	const limit = 300
+	s = strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return ' '
+		}
+		return c
+	}, s)
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
+}
+
+// catchUp processes what the hub had accepted before ts (its clock, ms), so that what it accepted then takes its place behind
+// it. ready is false if that is still on its way from the own hub, which says so by Notify; what a hub elsewhere has not
+// told yet comes late.
+func (r *room) catchUp(ctx context.Context, ts int64) (ready bool, err error) {
+	for r.broken == "" && r.g != nil {
+		more, err := r.inbox(ctx, ts-1)
+		if err != nil {
+			return false, err
+		}
+		if err := r.load(ctx); err != nil {
+			return false, err
+		}
+		if !more {
+			break
+		}
+	}
+	if !r.atHub() || r.g == nil {
+		return true, nil
+	}
+	behind := false
+	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		behind, err = tx.HubBehind(store.Queue{Room: r.id, Peer: r.c.cfg.Domain}, ts)
+		return err
+	})
+	return !behind, err
 }
 
 // overtaken handles wrongEpoch: the commit between is in the inbox soon. If it does not come, it may have been ours.
-func (r *room) overtaken(ctx context.Context, current uint64) (more bool, err error) {
+func (r *room) overtaken(ctx context.Context) (more bool, err error) {
 	p := r.pending
-	if p.Kind == pendingExternal || p.Kind == pendingProposals {
+	if p.Kind == pendingExternal {
 		ch := &change{}
 		r.undoPending(ch)
-		if p.Kind == pendingProposals {
-			r.ahead()
-		}
 		r.pauseHub(minPause)
 		return true, r.commit(ctx, ch)
 	}
 	r.ahead()
-	if r.now().Sub(r.wrongEpoch) < groupInfoWait {
-		r.pauseHub(minPause)
+	if !r.patience(1) {
+		r.pauseHub(r.c.cfg.Patience / 4)
 		return false, nil
 	}
-	info, err := r.fetch(ctx, r.someLocalUser())
-	if err != nil {
+	info, _, err := r.ask(ctx)
+	switch {
+	case err == nil:
+	case fault.Temporary(err) || ctx.Err() != nil:
 		r.hubFailed("groupInfo", err)
 		return false, nil
+	default:
+		return true, r.lose(ctx, err)
 	}
-	if info.GroupInfo.GroupContext.Epoch == r.g.Epoch()+1 && string(info.GroupInfo.ConfirmationTag) == string(p.Tag) {
+	if p.Kind == pendingCommit && info.GroupInfo.GroupContext.Epoch == r.g.Epoch()+1 && bytes.Equal(info.GroupInfo.ConfirmationTag, p.Tag) {
 		return true, r.merge(ctx, &change{ts: r.now().UnixMilli()}, nil)
-	}
-	if current <= r.g.Epoch() {
-		r.log.Error().Uint64("hub_epoch", current).Uint64("epoch", r.g.Epoch()).Msg("the hub is in an earlier epoch than this provider: it has lost state")
 	}
 	return r.resync(ctx, "the hub's commits did not arrive")
 }
@@ -184,8 +241,10 @@ func (r *room) merge(ctx context.Context, ch *change, external []*mls.MLSMessage
 	}
 	staged, err := r.g.MergePending(p.Next)
 	if err != nil {
+		r.log.Error().Err(err).Msg("our own commit was accepted and does not fit our state")
 		r.drop()
-		return fmt.Errorf("client: merge own commit in %s: %w", r.id, err)
+		r.broken = "the own commit could not be processed"
+		return nil
 	}
 	r.c.Counters.Commits.Add(1)
 	ch.out = staged != nil && staged.SelfRemoved
@@ -220,23 +279,10 @@ func (r *room) endPending(ctx context.Context, ch *change, p *store.Pending) err
 		if ch.actor.IsZero() {
 			ch.actor = uri(in.Actor)
 		}
+		delete(r.claims, seq)
 		ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, seq, store.IntentDone) })
 	}
 	return nil
-}
-
-// proposed takes an accepted bundle of our own proposals into the pending ones.
-func (r *room) proposed(ctx context.Context, ch *change) error {
-	if err := r.takeOwn(ctx, ch); err != nil {
-		return err
-	}
-	leaves, _ := r.leaving()
-	everybody := true
-	for _, m := range r.g.Members() {
-		everybody = everybody && leaves[m.Leaf]
-	}
-	ch.out = everybody // the last member: nobody will commit this, the hub closes the room
-	return r.commit(ctx, ch)
 }
 
 // takeOwn makes an accepted bundle part of the group's pending proposals and ends its intents.
@@ -271,7 +317,12 @@ func (r *room) refusePending(ctx context.Context, kind fault.Kind, why string) e
 	ch.do(func(tx *store.Tx) error { return tx.DropPending(r.id) })
 	if len(p.Intents) == 0 {
 		// Nobody asked for it: a commit of others' proposals, or a resync. It is made anew, but not at once.
-		r.pauseHub(5 * time.Second)
+		r.commitPause = min(max(5*time.Second, 2*r.commitPause), 10*time.Minute)
+		r.commitAt = r.now().Add(r.commitPause)
+		r.wakeAt(r.commitAt)
+		if p.Kind == pendingExternal {
+			r.pauseHub(r.commitPause)
+		}
 	}
 	err := r.commit(ctx, ch)
 	r.drop()
@@ -284,6 +335,7 @@ func (r *room) refusal(ch *change, in *store.Intent, pl *payload, kind fault.Kin
 	seq := in.Seq
 	ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, seq, store.IntentRefused) })
 	delete(r.deferred, seq)
+	delete(r.claims, seq)
 	if in.Adapter == "" {
 		return // our own, see internalJoin
 	}
@@ -410,7 +462,7 @@ func (r *room) adoptNext(ctx context.Context, g *mls.Group, ch *change) error {
 	if err != nil {
 		return err
 	}
-	r.g, r.pol, r.pending, r.broken = g, pol, nil, ""
+	r.g, r.pol, r.pending, r.broken, r.poison = g, pol, nil, "", 0
 	ch.full = true
 	if err := r.endPending(ctx, ch, p); err != nil {
 		return err
@@ -420,9 +472,6 @@ func (r *room) adoptNext(ctx context.Context, g *mls.Group, ch *change) error {
 
 // fetch asks the hub for the group's current GroupInfo and tree, as a local user.
 func (r *room) fetch(ctx context.Context, user mimiuri.URI) (*wire.GroupInfoRatchetTree, error) {
-	if user.IsZero() {
-		return nil, fault.New(fault.NotFound, "no local user is in the room")
-	}
 	id, err := r.c.identity(ctx, user)
 	if err != nil {
 		return nil, err
@@ -454,14 +503,4 @@ func (r *room) fetch(ctx context.Context, user mimiuri.URI) (*wire.GroupInfoRatc
 		return nil, fault.Wrap(fault.Unavailable, "the hub's answer cannot be decrypted", err)
 	}
 	return info, nil
-}
-
-// someLocalUser names a local participant, the zero URI if there is none.
-func (r *room) someLocalUser() mimiuri.URI {
-	for _, m := range r.view.Members {
-		if u := uri(m.User); u.Domain == r.c.cfg.Domain {
-			return u
-		}
-	}
-	return mimiuri.URI{}
 }

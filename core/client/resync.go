@@ -1,7 +1,12 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,7 +25,13 @@ func (r *room) join(ctx context.Context, in *store.Intent, pl *payload) (more bo
 	if _, ok := r.leaf(user); ok {
 		return true, r.refuse(ctx, in, pl, fault.Conflict, "you are in this room already")
 	}
-	err = r.external(ctx, user, in)
+	info, err := r.fetch(ctx, user)
+	if err == nil {
+		err = r.abreast(info)
+	}
+	if err == nil {
+		err = r.external(ctx, user, info, in)
+	}
 	switch {
 	case err == nil:
 		return true, nil
@@ -32,13 +43,30 @@ func (r *room) join(ctx context.Context, in *store.Intent, pl *payload) (more bo
 	return true, r.refuse(ctx, in, pl, fault.KindOf(err), fault.Public(err))
 }
 
+// abreast fails if the hub is not where the group state held here is: another local user's external commit could then
+// not be followed.
+func (r *room) abreast(info *wire.GroupInfoRatchetTree) error {
+	if r.g == nil {
+		return nil
+	}
+	same := r.where(info)
+	if same && len(info.Pending) == len(r.g.Proposals()) {
+		return nil
+	}
+	if info.GroupInfo.GroupContext.Epoch > r.g.Epoch() {
+		r.ahead()
+	}
+	return fault.New(fault.Unavailable, "the room is changing; it will be tried again")
+}
+
+// where reports whether the hub's group is at the epoch of ours, and the same.
+func (r *room) where(info *wire.GroupInfoRatchetTree) bool {
+	return r.g != nil && info.GroupInfo.GroupContext.Epoch == r.g.Epoch() && bytes.Equal(info.GroupInfo.ConfirmationTag, r.g.ConfirmationTag())
+}
+
 // external makes an external commit for a local user and stores it. A leaf of the user that is in the tree already is
 // replaced by it (resync).
-func (r *room) external(ctx context.Context, user mimiuri.URI, in *store.Intent) error {
-	info, err := r.fetch(ctx, user)
-	if err != nil {
-		return err
-	}
+func (r *room) external(ctx context.Context, user mimiuri.URI, info *wire.GroupInfoRatchetTree, in *store.Intent) error {
 	if info.Tree.Tree == nil {
 		return fault.New(fault.Unavailable, "the hub gave no ratchet tree")
 	}
@@ -95,7 +123,10 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 		return err
 	}
 	ch.actor = user
-	if r.g != nil && r.g.Epoch()+1 == g.Epoch() {
+	if r.g != nil {
+		_, ch.gone = r.leaving() // the hub proposes their removal anew, for the new epoch
+	}
+	if r.broken == "" && r.g != nil && r.g.Epoch()+1 == g.Epoch() {
 		// Others of ours are in the room: they follow the commit, and the new leaf joins them in the shared state.
 		req, err := wire.ParseUpdateRequest(r.pending.Request)
 		if err != nil {
@@ -110,34 +141,43 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 				r.drop()
 				return err
 			}
-			g = r.g
+			return r.adoptNext(ctx, r.g, ch)
 		}
 	}
-	before := map[string]bool{}
-	if r.g != nil && r.g != g {
-		for _, l := range r.g.LocalLeaves() {
-			if u, _, err := policy.LeafUser(r.g.Leaf(l)); err == nil && u != user {
-				before[u.String()] = true
-			}
+	// Our other users' clients are still in the tree: those whose keys are known and still the same are taken over, the
+	// others come back one by one.
+	ch.fresh = rows
+	for _, m := range g.Members() {
+		u, _, err := policy.LeafUser(m.Node)
+		if err != nil || u.Domain != r.c.cfg.Domain || g.IsLocal(m.Leaf) || ch.gone[u] {
+			continue
 		}
-	}
-	if r.g != g {
-		ch.fresh = rows
-	}
-	if err := r.adoptNext(ctx, g, ch); err != nil {
-		return err
+		if r.g != nil && r.g.IsLocal(m.Leaf) && g.AttachLeaf(m.Leaf, r.g.LeafKey(m.Leaf), r.g.SignatureKey(m.Leaf)) == nil {
+			continue
+		}
+		r.rejoin(ch, u)
 	}
 	r.c.Counters.Resyncs.Add(1)
-	for u := range before { // their state is lost with the old group
-		if err := r.internalJoin(ctx, u); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.adoptNext(ctx, g, ch)
 }
 
-// resync rejoins the group with one local user by an external commit; the other local users follow one by one.
+// resync rejoins the group with one local user by an external commit, unless it turns out that the hub is where we are.
 func (r *room) resync(ctx context.Context, why string) (more bool, err error) {
+	info, user, err := r.ask(ctx)
+	if err != nil {
+		if fault.Temporary(err) || ctx.Err() != nil {
+			r.hubFailed("groupInfo", err)
+			return false, nil
+		}
+		return true, r.lose(ctx, err)
+	}
+	r.hubReached()
+	if r.where(info) && (r.broken == "" || r.poison != 0) {
+		return true, r.ignore(ctx)
+	}
+	if r.g != nil && info.GroupInfo.GroupContext.Epoch < r.g.Epoch() {
+		r.log.Error().Uint64("hub_epoch", info.GroupInfo.GroupContext.Epoch).Uint64("epoch", r.g.Epoch()).Msg("the hub is in an earlier epoch than this provider: it has lost state")
+	}
 	r.log.Warn().Str("why", why).Msg("joining the room's group anew")
 	r.broken, r.wrongEpoch = why, time.Time{}
 	if r.pending != nil {
@@ -147,45 +187,134 @@ func (r *room) resync(ctx context.Context, why string) (more bool, err error) {
 			return false, err
 		}
 	}
-	if err := r.external(ctx, r.someLocalUser(), nil); err != nil {
+	if err := r.external(ctx, user, info, nil); err != nil {
 		r.hubFailed("resync", err)
 		return false, nil
 	}
 	return true, nil
 }
 
-// rejoin brings users in by external commit whose Welcome could not be used.
-func (r *room) rejoin(ctx context.Context, users []mimiuri.URI, refs [][]byte, ch *change) error {
-	if r.row == nil {
-		if err := r.load(ctx); err != nil {
-			return err
+// ask fetches the group's state from the hub for the first local user that it is given to. An error that is not temporary
+// says that it is given to nobody here.
+func (r *room) ask(ctx context.Context) (*wire.GroupInfoRatchetTree, mimiuri.URI, error) {
+	err := error(fault.New(fault.Forbidden, "no local user is in the room"))
+	for _, m := range r.view.Members {
+		u := uri(m.User)
+		if u.Domain != r.c.cfg.Domain {
+			continue
+		}
+		var info *wire.GroupInfoRatchetTree
+		if info, err = r.fetch(ctx, u); err == nil {
+			return info, u, nil
+		}
+		if fault.Temporary(err) {
+			break
 		}
 	}
+	return nil, mimiuri.URI{}, err
+}
+
+// ignore goes on with the group as it is: the hub is there too, so what told otherwise is none of the room's.
+func (r *room) ignore(ctx context.Context) error {
+	epoch, poison := r.g.Epoch(), r.poison
+	r.log.Warn().Uint64("epoch", epoch).Msg("messages from the hub do not belong to the group's history; they are dropped")
+	r.c.Counters.Dropped.Add(1)
+	r.wrongEpoch, r.broken, r.poison = time.Time{}, "", 0
+	ch := &change{}
 	ch.do(func(tx *store.Tx) error {
-		for _, ref := range refs {
-			if err := tx.DeleteKeyPackage(ref); err != nil {
+		if poison != 0 {
+			if err := tx.DeleteInbox(r.id, poison); err != nil {
 				return err
 			}
 		}
-		return nil
+		return tx.DropHeld(r.id, epoch)
 	})
-	if err := r.commit(ctx, ch); err != nil {
-		return err
-	}
-	for _, u := range users {
-		if err := r.internalJoin(ctx, u.String()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.commit(ctx, ch)
 }
 
-// internalJoin stores an intent of our own: the user's client has to come back into the group.
-func (r *room) internalJoin(ctx context.Context, user string) error {
-	now := r.now()
-	b := []byte(fmt.Sprintf(`{"kind":%d}`, adapter.JoinRoom))
-	return r.c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		_, err := tx.InsertIntent(&store.Intent{Room: r.id, Adapter: "", Actor: user, Origin: fmt.Sprintf("rejoin-%d", now.UnixNano()), Payload: b, Created: now.UnixMilli()})
+// lose gives the room up: the hub tells none of our users anything of it any more.
+func (r *room) lose(ctx context.Context, why error) error {
+	r.log.Warn().Err(why).Msg("this provider has lost access to the room")
+	ch := &change{full: true, out: true, lost: true, ts: r.now().UnixMilli()}
+	r.undoPending(ch)
+	r.broken, r.poison = "", 0
+	ch.do(func(tx *store.Tx) error { return tx.DropHeld(r.id, 0) })
+	return r.commitEpoch(ctx, ch)
+}
+
+// rejoin stores an intent of our own with the change: the user's client has to come back into the group.
+func (r *room) rejoin(ch *change, user mimiuri.URI) {
+	b, _ := json.Marshal(payload{Kind: adapter.JoinRoom})
+	var id [8]byte
+	rand.Read(id[:])
+	in := &store.Intent{Room: r.id, Actor: user.String(), Origin: "rejoin-" + hex.EncodeToString(id[:]), Payload: b, Created: r.now().UnixMilli()}
+	ch.do(func(tx *store.Tx) error {
+		_, err := tx.InsertIntent(in)
 		return err
 	})
+}
+
+// prove looks whether something that is held for the next epoch fits the epoch that our own pending commit leads to: then
+// the commit was accepted, though nobody said so.
+func (r *room) prove(ctx context.Context) (more bool, err error) {
+	p := r.pending
+	if p == nil || p.Kind != pendingCommit {
+		return false, nil
+	}
+	var held []store.InboxItem
+	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		held, err = tx.HeldInbox(r.id, r.g.Epoch(), inboxAtOnce)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	var next *mls.Group
+	for _, it := range held {
+		if it.Seq <= r.proved || it.Held != int64(r.g.Epoch())+1 {
+			continue
+		}
+		r.proved = it.Seq
+		f, err := wire.ParseFanout(it.Body)
+		if err != nil || len(f) != 1 {
+			return false, errors.Join(err, errors.New("client: a stored FanoutMessage cannot be read"))
+		}
+		if next == nil {
+			if next, err = r.copyGroup(ctx); err != nil {
+				return false, err
+			}
+			if _, err := next.MergePending(p.Next); err != nil {
+				return false, nil
+			}
+		}
+		fits, err := r.fits(ctx, next, f[0].Message)
+		if err != nil {
+			return false, err
+		}
+		if fits {
+			r.log.Info().Msg("the room goes on from our own commit: it was accepted")
+			return true, r.merge(ctx, &change{ts: int64(f[0].Timestamp)}, nil)
+		}
+	}
+	return false, nil
+}
+
+// fits reports whether a message belongs to the epoch of a group, which may change.
+func (r *room) fits(ctx context.Context, g *mls.Group, m *mls.MLSMessage) (bool, error) {
+	if m.Welcome != nil {
+		keys, _, err := r.joinKeys(ctx, m.Welcome)
+		return err == nil && len(keys) > 0 && g.AttachWelcome(m.Welcome, keys) == nil, err
+	}
+	switch m.ContentType() {
+	case mls.ContentApplication:
+		_, err := g.Decrypt(m)
+		return err == nil, nil
+	case mls.ContentProposal:
+		_, err := g.ReceiveProposal(m)
+		return err == nil, nil
+	case mls.ContentCommit:
+		_, err := g.StageCommit(m)
+		return err == nil, nil
+	}
+	return false, nil
 }

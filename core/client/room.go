@@ -3,8 +3,12 @@ package client
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -31,18 +35,26 @@ type room struct {
 	pending *store.Pending
 
 	// What follows is only timing; losing it costs a delay.
-	hubAfter   time.Time            // no request to the hub before
-	hubPause   time.Duration        // the last pause
-	commitAt   time.Time            // when to commit the proposals of others; zero: no such thing
-	deferred   map[uint64]time.Time // intents that wait for somebody who cannot be reached
-	wrongEpoch time.Time            // since when the hub has been in another epoch without telling
-	broken     string               // why the group state is of no use any more; a new one is fetched
-	failures   int
+	hubAfter    time.Time            // no request to the hub before
+	hubPause    time.Duration        // the last pause
+	unreachable bool                 // hubAfter is because the hub could not be reached
+	commitAt    time.Time            // when to commit the proposals of others; zero: no such thing
+	commitPause time.Duration        // the last pause after such a commit was refused
+	deferred    map[uint64]time.Time // intents that wait for somebody who cannot be reached
+	claims      map[uint64]*claim    // key packages for the invitations that wait
+	behind      bool                 // something is held for a later epoch
+	wrongEpoch  time.Time            // since when the hub has been in another epoch without telling
+	proved      uint64               // up to which inbox item the pending commit was tried
+	broken      string               // why the group state is of no use any more; a new one is fetched
+	poison      uint64               // the inbox item that told so
+	refusals    int                  // of commits in this epoch
+	resumed     bool                 // what was under way at the start has been asked for
+	failures    int
 }
 
 func newRoom(c *Client, id string) *room {
 	uri, _ := mimiuri.ParseKind(id, mimiuri.Room) // only parsed URIs become keys
-	return &room{c: c, id: id, uri: uri, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}}
+	return &room{c: c, id: id, uri: uri, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}, claims: map[uint64]*claim{}}
 }
 
 // drop forgets the mirrored state, so that it is read from disk again: after a failure to write, and after anything
@@ -53,6 +65,9 @@ func (r *room) now() time.Time { return r.c.cfg.Now() }
 
 // atHub reports whether this provider keeps the room.
 func (r *room) atHub() bool { return r.uri.Domain == r.c.cfg.Domain }
+
+// errNoRoom: there is no row for the room.
+var errNoRoom = fault.New(fault.NotFound, "this room is not known here")
 
 func (r *room) load(ctx context.Context) error {
 	if r.row != nil {
@@ -65,40 +80,98 @@ func (r *room) load(ctx context.Context) error {
 		if row, err = tx.ClientRoom(r.id); err != nil || row == nil {
 			return err
 		}
-		if ratchets, err = tx.Ratchets(r.id); err != nil {
+		pending, err = tx.Pending(r.id)
+		if err != nil || row.State == nil {
 			return err
 		}
-		pending, err = tx.Pending(r.id)
+		if ratchets, err = tx.Ratchets(r.id); errors.Is(err, store.ErrUnseal) {
+			row.Damaged, err = err, nil
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	if row == nil {
-		return fault.New(fault.NotFound, "this room is not known here")
+		return errNoRoom
 	}
 	v, err := parseView(row.View)
 	if err != nil {
 		return err
 	}
-	if row.State != nil {
-		g, err := mls.LoadGroup(r.c.cfg.MLS, row.State, func(yield func(mls.RatchetRow) bool) {
-			for _, x := range ratchets {
-				if !yield(mls.RatchetRow{Epoch: x.Epoch, Leaf: mls.LeafIndex(x.Leaf), Kind: x.Kind, Data: x.Data}) {
-					return
-				}
-			}
-		})
-		if err != nil {
-			return fmt.Errorf("client: group state of %s: %w", r.id, err)
+	first := r.row == nil && r.g == nil && !r.resumed
+	if row.Status == store.ClientJoined {
+		g, pol, err := r.loadGroup(row, ratchets)
+		if err != nil && r.broken == "" {
+			r.log.Error().Err(err).Msg("the group's state is lost")
+			r.broken = "its state is lost"
 		}
-		if r.pol, err = policy.ParseState(g.AppData()); err != nil {
-			return fmt.Errorf("client: policy of %s: %w", r.id, err)
-		}
-		r.g = g
+		r.g, r.pol = g, pol
 	}
 	r.row, r.view, r.pending = row, v, pending
+	if first && r.g != nil {
+		r.logEpoch()
+	}
 	return nil
+}
+
+// loadGroup makes the group of what was read. Both are nil after an error.
+func (r *room) loadGroup(row *store.ClientRoom, ratchets []store.Ratchet) (*mls.Group, *policy.State, error) {
+	if row.Damaged != nil {
+		return nil, nil, row.Damaged
+	}
+	if row.State == nil {
+		return nil, nil, errors.New("client: a room that was joined has no group state")
+	}
+	g, err := mls.LoadGroup(r.c.cfg.MLS, row.State, func(yield func(mls.RatchetRow) bool) {
+		for _, x := range ratchets {
+			if !yield(mls.RatchetRow{Epoch: x.Epoch, Leaf: mls.LeafIndex(x.Leaf), Kind: x.Kind, Data: x.Data}) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	pol, err := policy.ParseState(g.AppData())
+	if err != nil {
+		return nil, nil, err
+	}
+	return g, pol, nil
+}
+
+// copyGroup reads the group once more from disk, to try something on it.
+func (r *room) copyGroup(ctx context.Context) (*mls.Group, error) {
+	var row *store.ClientRoom
+	var ratchets []store.Ratchet
+	err := r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if row, err = tx.ClientRoom(r.id); err != nil || row == nil {
+			return errors.Join(err, errNoRoom)
+		}
+		ratchets, err = tx.Ratchets(r.id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	g, _, err := r.loadGroup(row, ratchets)
+	return g, err
+}
+
+type groupState struct {
+	epoch         uint64
+	authenticator []byte
+}
+
+func (r *room) groupState() groupState {
+	h := sha256.Sum256(append([]byte("mimibridge epoch authenticator\x00"), r.g.EpochAuthenticator()...))
+	return groupState{r.g.Epoch(), h[:]}
+}
+
+// logEpoch tells at which epoch the group is on disk.
+func (r *room) logEpoch() {
+	s := r.groupState()
+	r.log.Debug().Str("event", "epoch").Uint64("epoch", s.epoch).Hex("authenticator", s.authenticator).Int("clients", len(r.g.Members())).Msg("the group is at this epoch")
 }
 
 // step works until there is nothing to do now. It is what the room's goroutine runs whenever something may have
@@ -109,11 +182,7 @@ func (r *room) step() {
 		more, err := r.once(ctx)
 		if err != nil {
 			r.drop()
-			if ctx.Err() != nil {
-				return
-			}
-			if fault.Is(err, fault.NotFound) {
-				r.log.Debug().Err(err).Msg("nothing to do for this room")
+			if ctx.Err() != nil || errors.Is(err, errNoRoom) {
 				return
 			}
 			r.failures++
@@ -131,17 +200,35 @@ func (r *room) step() {
 
 // wakeAt has step run at a time.
 func (r *room) wakeAt(t time.Time) {
-	time.AfterFunc(max(time.Until(t), 0), func() { r.c.step(r.id) })
+	time.AfterFunc(max(t.Sub(r.now()), 0), func() { r.c.step(r.id) })
 }
 
 // once does one thing; more is false if there is nothing to do now.
 func (r *room) once(ctx context.Context) (more bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Msg("a step of the room panicked")
+			more, err = false, errors.New("client: panic")
+		}
+	}()
 	if err := r.load(ctx); err != nil {
 		return false, err
 	}
-	if r.broken == "" {
-		if more, err := r.inbox(ctx); more || err != nil {
+	if !r.resumed {
+		r.resumed = true
+		if more, done, err := r.resume(ctx); done {
 			return more, err
+		}
+	}
+	if r.broken == "" {
+		if more, err := r.inbox(ctx, math.MaxInt64); more || err != nil {
+			return more, err
+		}
+		if r.behind && r.g != nil {
+			r.ahead()
+			if more, err := r.prove(ctx); more || err != nil {
+				return more, err
+			}
 		}
 	}
 	if now := r.now(); now.Before(r.hubAfter) {
@@ -153,7 +240,7 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	if r.broken != "" {
 		return r.resync(ctx, r.broken)
 	}
-	if !r.wrongEpoch.IsZero() && r.now().Sub(r.wrongEpoch) >= 2*groupInfoWait {
+	if r.patience(2) {
 		return r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")
 	}
 	if more, err := r.commitProposals(ctx); more || err != nil {
@@ -162,12 +249,41 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	return r.intents(ctx)
 }
 
+// resume asks for what may have been accepted just before this process ended, so that it takes its place before what
+// has come since.
+func (r *room) resume(ctx context.Context) (more, done bool, err error) {
+	if r.pending != nil || r.broken != "" || r.g == nil {
+		return false, false, nil
+	}
+	var in *store.Intent
+	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		in, err = tx.SentIntent(r.id)
+		return err
+	})
+	if err != nil || in == nil || in.Request == nil {
+		return false, err != nil, err
+	}
+	pl := new(payload)
+	if err := json.Unmarshal(in.Payload, pl); err != nil {
+		return false, true, fmt.Errorf("client: stored intent: %w", err)
+	}
+	_, err = r.send(ctx, in, pl, 0)
+	return true, true, err
+}
+
+// patience reports whether the hub has been ahead for n times the patience there is with it.
+func (r *room) patience(n int) bool {
+	return !r.wrongEpoch.IsZero() && r.now().Sub(r.wrongEpoch) >= time.Duration(n)*r.c.cfg.Patience
+}
+
 // hubFailed notes that the hub could not be asked and sets the time of the next attempt.
 func (r *room) hubFailed(what string, err error) {
 	r.hubPause = min(max(minPause, 2*r.hubPause), maxPause)
+	r.unreachable = true
 	var f *fault.Error
 	if errors.As(err, &f) && f.RetryAfter > 0 {
 		r.hubPause = min(f.RetryAfter, maxPause)
+		r.unreachable = false
 	}
 	r.log.Warn().Err(err).Str("what", what).Dur("again_in", r.hubPause).Msg("the hub could not be asked; the request is kept")
 	r.pauseHub(r.hubPause)
@@ -178,15 +294,23 @@ func (r *room) pauseHub(d time.Duration) {
 	r.wakeAt(r.hubAfter)
 }
 
-func (r *room) hubReached() { r.hubPause, r.hubAfter = 0, time.Time{} }
+func (r *room) hubReached() { r.hubPause, r.hubAfter, r.unreachable = 0, time.Time{}, false }
+
+// hubSpoke: the hub is there; what waits because it was not need not wait any more.
+func (r *room) hubSpoke() {
+	if r.unreachable {
+		r.hubAfter, r.unreachable = time.Time{}, false
+	}
+}
 
 // change is what one step does to a room; commit writes it in one transaction.
 type change struct {
-	full  bool             // the group changed beyond its ratchets: epoch, proposals
-	fresh []mls.RatchetRow // the group is another one than before: its rows, in place of those on disk
-	out   bool             // no local leaf is left: forget the group
-	old   *view
-	ts    int64 // hub time of what happened, ms
+	full  bool                 // the group changed beyond its ratchets: epoch, proposals
+	fresh []mls.RatchetRow     // the group is another one than before: its rows, in place of those on disk
+	out   bool                 // no local leaf is left: forget the group
+	lost  bool                 // with out: what is held of the group is of no use
+	gone  map[mimiuri.URI]bool // users who are leaving, though the proposals that say so have to be made anew
+	ts    int64                // hub time of what happened, ms
 	actor mimiuri.URI
 	// What the change came from, if it was this provider's own intent: its origin goes to the event about
 	// subject.
@@ -210,29 +334,31 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 	var rows []mls.RatchetRow
 	v := r.view
 	if ch.full {
-		if ch.out {
-			row.Status, row.State = store.ClientOut, nil
-			gone := &view{Name: v.Name, Subject: v.Subject}
-			for _, m := range v.Members {
-				if u, err := mimiuri.Parse(m.User); err != nil || u.Domain != r.c.cfg.Domain {
-					gone.Members = append(gone.Members, m)
-				}
-			}
-			v = gone
-		} else {
+		if !ch.lost {
 			pol, err := policy.ParseState(r.g.AppData())
 			if err != nil {
 				r.drop()
 				return fmt.Errorf("client: policy of %s: %w", r.id, err)
 			}
 			r.pol = pol
+			leaves, users := r.leaving()
+			for u := range ch.gone {
+				users[u] = true
+			}
+			v = makeView(pol, users, v, r.g.Epoch())
+			// Nobody is left who could commit the removals that are pending: the hub closes the room.
+			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !leaves[m.Leaf] })
+		}
+		if ch.out {
+			row.Status, row.State = store.ClientOut, nil
+			v = v.without(r.c.cfg.Domain)
+		} else {
 			state, err := r.g.MarshalEpoch()
 			if err != nil {
 				r.drop()
 				return err
 			}
 			row.Status, row.State, row.Epoch = store.ClientJoined, state, r.g.Epoch()
-			v = makeView(pol, r.leavingUsers(), v, row.Epoch)
 		}
 		row.View = v.marshal()
 	}
@@ -251,7 +377,11 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 					return err
 				}
 			}
-			if past := uint64(r.c.pastEpochs()); !ch.out && row.Epoch > past {
+			if past := uint64(r.c.pastEpochs()); ch.out {
+				if err := tx.ForgetSeen(r.id, math.MaxInt64); err != nil {
+					return err
+				}
+			} else if row.Epoch > past {
 				if err := tx.ForgetSeen(r.id, row.Epoch-past); err != nil {
 					return err
 				}
@@ -280,9 +410,13 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 		r.drop()
 		return err
 	}
+	moved := ch.full && !ch.out && (r.row.Status != row.Status || r.row.Epoch != row.Epoch || ch.fresh != nil)
 	r.row, r.view = &row, v
 	if ch.out {
 		r.g, r.pol = nil, nil
+	}
+	if moved {
+		r.logEpoch()
 	}
 	if wake {
 		for _, a := range r.c.cfg.Adapters {
@@ -317,11 +451,6 @@ func (r *room) leaving() (leaves map[mls.LeafIndex]bool, users map[mimiuri.URI]b
 		}
 	}
 	return leaves, users
-}
-
-func (r *room) leavingUsers() map[mimiuri.URI]bool {
-	_, users := r.leaving()
-	return users
 }
 
 // leaf finds the local leaf of a user; ok is false if there is none or it is leaving.

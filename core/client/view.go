@@ -3,7 +3,6 @@ package client
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
@@ -89,8 +88,15 @@ func makeView(pol *policy.State, leaving map[mimiuri.URI]bool, old *view, epoch 
 	return v
 }
 
-func (v *view) same(o *view) bool {
-	return v.Name == o.Name && v.Subject == o.Subject && slices.Equal(v.Members, o.Members)
+// without is the view without the users of a domain.
+func (v *view) without(domain string) *view {
+	w := &view{Name: v.Name, Subject: v.Subject}
+	for _, m := range v.Members {
+		if uri(m.User).Domain != domain {
+			w.Members = append(w.Members, m)
+		}
+	}
+	return w
 }
 
 func (v *view) marshal() []byte {

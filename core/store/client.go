@@ -94,6 +94,7 @@ type ClientRoom struct {
 	LastEvent  uint64
 	LastInbox  uint64
 	LastIntent uint64
+	Damaged    error // State is there and does not open: it is lost
 }
 
 // ClientStatus is the life of a room at a provider with users in it.
@@ -114,14 +115,20 @@ func (tx *Tx) ClientRoom(room string) (*ClientRoom, error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	r.State, err = tx.s.sealer.Open("client_room", room, "state", state)
-	return &r, err
+	r.State, r.Damaged = tx.s.sealer.Open("client_room", room, "state", state)
+	return &r, nil
 }
 
 // ClientView reads only a room's status and view; ok is false if there is no row.
 func (tx *Tx) ClientView(room string) (status ClientStatus, view []byte, ok bool, err error) {
 	ok, err = tx.one([]any{&status, &view}, `SELECT status, view FROM client_room WHERE room_id=?`, room)
 	return status, view, ok, err
+}
+
+// ClientEpoch reads only a room's status and epoch; ok is false if there is no row.
+func (tx *Tx) ClientEpoch(room string) (status ClientStatus, epoch uint64, ok bool, err error) {
+	ok, err = tx.one([]any{&status, &epoch}, `SELECT status, epoch FROM client_room WHERE room_id=?`, room)
+	return status, epoch, ok, err
 }
 
 // ClientRooms lists the rooms of a status.
@@ -271,10 +278,28 @@ func (tx *Tx) HoldInbox(room string, seq uint64, epoch int64) error {
 	return tx.do(`UPDATE inbox SET held=? WHERE room_id=? AND seq=?`, epoch, room, seq)
 }
 
-// CountInbox says how many items wait, held ones included.
-func (tx *Tx) CountInbox(room string) (n int, err error) {
-	_, err = tx.one([]any{&n}, `SELECT count(*) FROM inbox WHERE room_id=?`, room)
-	return n, err
+// SizeInbox says how many items wait, held ones included, and of how many octets.
+func (tx *Tx) SizeInbox(room string) (n int, octets int64, err error) {
+	_, err = tx.one([]any{&n, &octets}, `SELECT count(*), coalesce(sum(length(body)), 0) FROM inbox WHERE room_id=?`, room)
+	return n, octets, err
+}
+
+// HeldInbox reads up to limit items that wait for an epoch beyond epoch, in order.
+func (tx *Tx) HeldInbox(room string, epoch uint64, limit int) (items []InboxItem, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var i InboxItem
+		if err := scan(&i.Seq, &i.Held, &i.Body); err != nil {
+			return err
+		}
+		items = append(items, i)
+		return nil
+	}, `SELECT seq, held, body FROM inbox WHERE room_id=? AND held>? ORDER BY seq LIMIT ?`, room, int64(epoch), limit)
+	return items, err
+}
+
+// DropHeld forgets the items that wait for an epoch beyond epoch.
+func (tx *Tx) DropHeld(room string, epoch uint64) error {
+	return tx.do(`DELETE FROM inbox WHERE room_id=? AND held>?`, room, int64(epoch))
 }
 
 // DeleteInbox forgets a processed item.
@@ -348,6 +373,16 @@ func (tx *Tx) OpenIntent(room string, seq uint64) (*Intent, error) {
 	}
 	i.Payload, err = tx.s.sealer.Open("intent", intentKey(&i), "payload", sealed)
 	return &i, err
+}
+
+// SentIntent reads the first intent whose request is under way; nil if there is none.
+func (tx *Tx) SentIntent(room string) (*Intent, error) {
+	var seq uint64
+	ok, err := tx.one([]any{&seq}, `SELECT seq FROM intent WHERE room_id=? AND status=? ORDER BY seq LIMIT 1`, room, IntentSent)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return tx.OpenIntent(room, seq)
 }
 
 // OpenIntents reads up to limit intents of a room that are not ended, in order.
@@ -450,9 +485,27 @@ func (tx *Tx) RoomsToDeliver(adapter string) (rooms []string, err error) {
 	return rooms, err
 }
 
-// TrimEvents deletes events older than before (ms) that the adapter has shown.
-func (tx *Tx) TrimEvents(adapter string, before int64) error {
-	return tx.do(`DELETE FROM event WHERE ts<? AND seq<=(SELECT done FROM delivery d WHERE d.room_id=event.room_id AND d.adapter=?)`, before, adapter)
+// TrimEvents deletes events older than before (ms) that all the adapters have shown; without adapters, all older ones.
+func (tx *Tx) TrimEvents(adapters []string, before int64) error {
+	names, _ := json.Marshal(append([]string{}, adapters...))
+	return tx.do(`DELETE FROM event WHERE ts<? AND NOT EXISTS (SELECT 1 FROM json_each(?) a WHERE NOT EXISTS (
+		SELECT 1 FROM delivery d WHERE d.room_id=event.room_id AND d.adapter=a.value AND d.done>=event.seq))`, before, string(names))
+}
+
+// TrimHistory deletes what tells repetitions from before (ms): message IDs, and intents that are ended.
+func (tx *Tx) TrimHistory(before int64) error {
+	if err := tx.do(`DELETE FROM message WHERE ts<?`, before); err != nil {
+		return err
+	}
+	return tx.do(`DELETE FROM intent WHERE created<? AND status>=2`, before)
+}
+
+// TrimStray deletes what came for rooms that nobody here is joining any more.
+func (tx *Tx) TrimStray() error {
+	return tx.do(`DELETE FROM inbox WHERE room_id IN (SELECT room_id FROM client_room c WHERE status=?
+		AND NOT EXISTS (SELECT 1 FROM key_package k WHERE k.room_id IN (c.room_id, ''))
+		AND NOT EXISTS (SELECT 1 FROM client_pending p WHERE p.room_id=c.room_id)
+		AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.room_id=c.room_id AND i.status<2))`, ClientNew)
 }
 
 // AddMessage notes a message; fresh is false if the sender's message ID was there.

@@ -108,6 +108,13 @@ func (tx *Tx) RoomQueues(room string) (peers []string, err error) {
 	return peers, err
 }
 
+// HubBehind reports whether entries from before ts (ms) still wait for the peer.
+func (tx *Tx) HubBehind(q Queue, ts int64) (bool, error) {
+	var n int
+	return tx.one([]any{&n}, `SELECT 1 FROM hub_cursor c JOIN hub_log l ON l.room_id=c.room_id AND l.seq>c.done AND l.seq<=c.last
+		WHERE c.room_id=? AND c.peer=? AND l.ts<? AND instr(l.audience, ' '||c.peer||' ')>0 LIMIT 1`, q.Room, q.Peer, ts)
+}
+
 // NextBatch returns the entries that are to be sent to the peer next, in order: those of the batch under way if there
 // is one, otherwise up to maxCount entries and about maxBytes octets (at least one entry). hi is the
 // batch's upper end; fresh says that StartBatch has to store it before the first attempt.

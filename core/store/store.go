@@ -360,10 +360,11 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 	}
 	defer conn.Close()
 	tx := &Tx{s: s, ctx: ctx, conn: conn}
+	// Also after a BEGIN that ctx interrupted: it may have begun, and the connection goes back to the pool.
+	defer conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
 	if err := tx.exec0("BEGIN"); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	defer conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
 	return fn(tx)
 }
 
