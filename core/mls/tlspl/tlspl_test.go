@@ -69,3 +69,43 @@ func TestSticky(t *testing.T) {
 		t.Fatal("an element of no bytes was accepted")
 	}
 }
+
+// FuzzReader lets the input choose what is read of it: nothing panics, and what
+// is given out is never more than what came in.
+func FuzzReader(f *testing.F) {
+	f.Add([]byte{1, 2, 3}, []byte{0x40, 0x41, 7})
+	f.Add([]byte{7, 6, 5, 4}, []byte{0x80, 0, 0x40, 0, 1, 1})
+	f.Fuzz(func(t *testing.T, ops, b []byte) {
+		r := NewReader(b)
+		total := 0
+		for _, op := range ops {
+			switch op % 9 {
+			case 0:
+				r.Uint8()
+			case 1:
+				r.Uint16()
+			case 2:
+				r.Uint64()
+			case 3:
+				total += len(r.Opaque())
+			case 4:
+				total += len(r.Raw(int(int8(op))))
+			case 5:
+				r.Vector(func(r *Reader) { total += len(r.Opaque()) })
+			case 6:
+				r.Optional(func(r *Reader) { r.Uint32() })
+			case 7:
+				total += len(r.String())
+			case 8:
+				r.Vector(func(r *Reader) { r.Optional(func(*Reader) {}) })
+			}
+		}
+		if total > len(b) || r.Remaining() > len(b) {
+			t.Fatalf("%d bytes out of %d", total, len(b))
+		}
+		if r.Err() != nil && (r.Remaining() != 0 || r.Uint32() != 0 || len(r.Rest()) != 0) {
+			t.Fatal("a value after a failure")
+		}
+		_ = r.Done()
+	})
+}
