@@ -23,9 +23,9 @@ Everything is still running. Log in yourself:
            server 127.0.0.1, port %[3]s, STARTTLS with a certificate of the demo's own authority
            %[4]s
            or inside profanity:  /connect romeo@%[1]s server 127.0.0.1 port %[3]s tls trust
-           a new room:           /join orchard%%%[1]s@%[5]s
+           a new room:           /join orchard@%[5]s
            invite juliet to it:  /invite send juliet%%%[6]s@%[7]s
-           leave it for good:    /cmd exec leave  (at %[7]s)
+           leave it for good:    /cmd exec leave orchard@%[5]s
   Matrix   accounts juliet, nurse, password %[8]s
            homeserver %[9]s
            the room above:       %[10]s
