@@ -280,7 +280,7 @@ func (r *room) remember(m shownMessage) {
 func (s *service) showChange(ctx context.Context, ev adapter.Event) (delivery, error) {
 	r := s.room(ev.Room)
 	defer s.release(r)
-	info, _, err := s.host.Room(ctx, ev.Room)
+	info, _, err := s.view(ctx, ev.Room)
 	if err != nil {
 		return delivery{}, err
 	}

@@ -72,7 +72,7 @@ func (s *service) roomInfo(in *packet, q *element) (*element, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !ok || info.Gone {
+	if !ok {
 		return nil, errNoRoom
 	}
 	user, isUser := s.person(in.from.bare())

@@ -191,6 +191,7 @@ func (f *tokenFilter) next(t xml.Token) xml.Token {
 			return end[0]
 		}
 		if f.depth >= 1 && len(f.open) > 0 {
+			t.Name = f.open[len(f.open)-1] // as it was begun
 			f.open = f.open[:len(f.open)-1]
 		}
 		if f.depth == 1 {

@@ -173,11 +173,8 @@ func (s *service) available(in *packet) error {
 			return nil
 		}
 	}
-	if known && len(r.members) == 0 || r.gone {
-		return &stanzaError{"cancel", "gone", "This room is closed."}
-	}
 	kind := adapter.JoinRoom
-	if !known && u.Domain == s.domain {
+	if !known && !r.gone && u.Domain == s.domain {
 		kind = adapter.CreateRoom
 	}
 	return r.ask(req, kind)

@@ -18,6 +18,22 @@ const maxNick = 256
 // 3.2): normalised by NFKC, other spaces made plain, all else left out, runs of spaces joined. "" means that nothing usable is left.
 // The name itself travels beside it as XEP-0172.
 func cleanNick(name string) string {
+	nick := strings.ToValidUTF8(name, "")
+	// What is left out can bring characters together that are one when normalised: until nothing changes.
+	for range 4 {
+		next := cleanNickOnce(nick)
+		if next == nick {
+			if !bidiOK(nick) {
+				return ""
+			}
+			return nick
+		}
+		nick = next
+	}
+	return ""
+}
+
+func cleanNickOnce(name string) string {
 	var b strings.Builder
 	space := false
 	for _, r := range norm.NFKC.String(name) {
@@ -37,11 +53,7 @@ func cleanNick(name string) string {
 		}
 		b.WriteRune(r)
 	}
-	nick := strings.TrimSuffix(b.String(), " ")
-	if !bidiOK(nick) {
-		return ""
-	}
-	return nick
+	return strings.TrimSuffix(b.String(), " ")
 }
 
 // bidiOK is RFC 3454 section 6: with a right-to-left character there may be no left-to-right one, and both ends

@@ -27,7 +27,7 @@ func (s *service) inRoom(in *packet) (user, u mimiuri.URI, info adapter.Room, p 
 	if info, ok, err = s.lookup(u); err != nil {
 		return
 	}
-	if !ok || info.Gone {
+	if !ok {
 		err = errNoRoom
 		return
 	}

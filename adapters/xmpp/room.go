@@ -125,7 +125,7 @@ func (r *room) refresh(ctx context.Context) (ok bool, err error) {
 		r.mu.Lock()
 		gen := r.gen
 		r.mu.Unlock()
-		info, ok, err := r.s.host.Room(ctx, r.uri)
+		info, ok, err := r.s.view(ctx, r.uri)
 		if err != nil {
 			return false, err
 		}

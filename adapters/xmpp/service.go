@@ -292,11 +292,21 @@ func (s *service) intake(in adapter.Intent) error {
 	return s.host.Intake(ctx, in)
 }
 
-// lookup asks the provider about a room.
-func (s *service) lookup(u mimiuri.URI) (adapter.Room, bool, error) {
+// lookup asks the provider about a room; ok is false if it is not in it, or not any more.
+func (s *service) lookup(u mimiuri.URI) (info adapter.Room, ok bool, err error) {
 	ctx, cancel := s.timeout()
 	defer cancel()
-	return s.host.Room(ctx, u)
+	info, ok, err = s.view(ctx, u)
+	return info, ok && !info.Gone, err
+}
+
+// view is Host.Room. Of a room that the provider has left nobody is a participant.
+func (s *service) view(ctx context.Context, u mimiuri.URI) (adapter.Room, bool, error) {
+	info, ok, err := s.host.Room(ctx, u)
+	if info.Gone {
+		info.Participants = nil
+	}
+	return info, ok, err
 }
 
 // participant finds a user in a room.

@@ -1,0 +1,452 @@
+package xmpp
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	_ "modernc.org/sqlite"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+)
+
+// The names that all tests use.
+const (
+	testDomain = "xmpp.example"
+	testUsers  = "mimi.xmpp.example"
+	testRooms  = "rooms.mimi.xmpp.example"
+	testSecret = "s3cr3t-of-the-component"
+
+	balcony = "balcony@" + testRooms
+	juliet  = "juliet%matrix.example@" + testUsers
+)
+
+var (
+	balconyURI = mimiuri.MustParse("mimi://xmpp.example/r/balcony")
+	romeoURI   = mimiuri.MustParse("mimi://xmpp.example/u/romeo")
+	benURI     = mimiuri.MustParse("mimi://xmpp.example/u/benvolio")
+	julietURI  = mimiuri.MustParse("mimi://matrix.example/u/juliet")
+)
+
+// twin is a provider in memory: it keeps the promises of adapter.Host (intake once per origin id, events in order, again
+// until they are taken) and plays the people elsewhere. It outlives the adapter, as the provider's database
+// does.
+type twin struct {
+	t    testing.TB
+	db   *sql.DB
+	logs *lockedBuffer
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	levels  map[string]adapter.Level // by bare JID; else local users may
+	rooms   map[mimiuri.URI]*twinRoom
+	seen    map[string]bool
+	intents []adapter.Intent
+	// refuse says which intents become a Refused event; reject which Intake does not take. Both may be nil.
+	refuse, reject func(adapter.Intent) error
+	held           []adapter.Intent // while hold is set
+	hold           bool
+	tries          int // calls of Deliver
+
+	adapter *Adapter
+	cancel  context.CancelFunc
+	ended   chan struct{}
+	cfg     Config
+	stopped bool
+}
+
+type twinRoom struct {
+	info   adapter.Room
+	known  bool
+	closed bool // nobody may join on their own
+	events []adapter.Event
+	next   int
+	gaveUp []error
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func testDB(t testing.TB) *sql.DB {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "adapter.db")+"?_pragma=foreign_keys(1)&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func newTwin(t testing.TB, cfg Config) *twin {
+	tw := &twin{
+		t: t, db: testDB(t), logs: new(lockedBuffer), cfg: cfg,
+		levels: map[string]adapter.Level{}, rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{},
+	}
+	tw.changed = sync.NewCond(&tw.mu)
+	t.Cleanup(func() {
+		tw.stop()
+		tw.mu.Lock()
+		tw.stopped = true
+		tw.changed.Broadcast()
+		tw.mu.Unlock()
+		if t.Failed() {
+			t.Logf("the adapter's log:\n%s", tw.logs)
+		}
+		if strings.Contains(tw.logs.String(), testSecret) {
+			t.Error("the secret stands in the log")
+		}
+	})
+	return tw
+}
+
+// start runs the adapter; stop ends it as a daemon that is stopped does.
+func (tw *twin) start() {
+	a, err := New(tw.cfg)
+	if err != nil {
+		tw.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	tw.mu.Lock()
+	tw.adapter, tw.cancel, tw.ended = a.(*Adapter), cancel, make(chan struct{})
+	ended := tw.ended
+	tw.changed.Broadcast()
+	tw.mu.Unlock()
+	go func() {
+		defer close(ended)
+		if err := a.Run(ctx, tw); err != nil {
+			tw.t.Errorf("Run: %v", err)
+		}
+	}()
+}
+
+func (tw *twin) stop() {
+	tw.mu.Lock()
+	cancel, ended := tw.cancel, tw.ended
+	tw.adapter, tw.cancel = nil, nil
+	tw.mu.Unlock()
+	if cancel != nil {
+		cancel()
+		<-ended
+	}
+}
+
+func (tw *twin) Domain() string      { return testDomain }
+func (tw *twin) DB() *sql.DB         { return tw.db }
+func (tw *twin) Log() zerolog.Logger { return zerolog.New(tw.logs).Level(zerolog.DebugLevel) }
+
+func (tw *twin) Level(id string) adapter.Level {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if l, ok := tw.levels[id]; ok {
+		return l
+	}
+	if strings.HasSuffix(id, "@"+testDomain) {
+		return adapter.LevelUser
+	}
+	return adapter.LevelNone
+}
+
+func (tw *twin) Room(_ context.Context, u mimiuri.URI) (adapter.Room, bool, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	r := tw.rooms[u]
+	if r == nil || !r.known {
+		return adapter.Room{}, false, nil
+	}
+	info := r.info
+	info.Participants = slices.Clone(info.Participants)
+	return info, true, nil
+}
+
+func (tw *twin) Rooms(context.Context) ([]mimiuri.URI, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	var out []mimiuri.URI
+	for u, r := range tw.rooms {
+		if r.known && !r.info.Gone {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if in.OriginID == "" || len(in.OriginID) > 512 || len(in.Hint) > 1024 || in.Room.Kind != mimiuri.Room || in.Actor.Kind != mimiuri.User || in.Actor.Domain != testDomain {
+		tw.t.Errorf("an intent against the contract: %+v", in)
+	}
+	if (in.Kind == adapter.Invite || in.Kind == adapter.Remove) != (in.Target.Kind == mimiuri.User) || (in.Kind == adapter.SendMessage) != (in.Content != nil) {
+		tw.t.Errorf("an intent against the contract: %+v", in)
+	}
+	if tw.reject != nil {
+		if err := tw.reject(in); err != nil {
+			return err
+		}
+	}
+	key := in.Room.String() + " " + in.Actor.String() + " " + in.OriginID
+	if tw.seen[key] {
+		return nil
+	}
+	tw.seen[key] = true
+	tw.intents = append(tw.intents, in)
+	tw.changed.Broadcast()
+	if tw.hold {
+		tw.held = append(tw.held, in)
+		return nil
+	}
+	tw.carryOut(in)
+	return nil
+}
+
+// release carries out what was held.
+func (tw *twin) release() {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.hold = false
+	for _, in := range tw.held {
+		tw.carryOut(in)
+	}
+	tw.held = nil
+}
+
+// room returns a room's state, made if need be. tw.mu is held.
+func (tw *twin) room(u mimiuri.URI) *twinRoom {
+	r := tw.rooms[u]
+	if r == nil {
+		r = &twinRoom{info: adapter.Room{URI: u}}
+		tw.rooms[u] = r
+		go tw.deliver(r)
+	}
+	return r
+}
+
+// carryOut does what an intent asks for, as the hub would. tw.mu is held.
+func (tw *twin) carryOut(in adapter.Intent) {
+	r := tw.room(in.Room)
+	origin := &adapter.Origin{Adapter: Name, ID: in.OriginID, Hint: in.Hint}
+	refused := func(err error) {
+		tw.emit(r, adapter.Event{Kind: adapter.Refused, Origin: origin, Intent: in.Kind, Actor: in.Actor, Target: in.Target, Err: err})
+	}
+	if tw.refuse != nil {
+		if err := tw.refuse(in); err != nil {
+			refused(err)
+			return
+		}
+	}
+	in1 := func(u mimiuri.URI) bool {
+		return slices.ContainsFunc(r.info.Participants, func(p adapter.Participant) bool { return p.User == u })
+	}
+	switch in.Kind {
+	case adapter.CreateRoom:
+		if r.known {
+			refused(fault.New(fault.Conflict, "this room exists already"))
+			return
+		}
+		r.known = true
+		r.info.Name = in.Name
+		r.info.Participants = []adapter.Participant{{User: in.Actor, Role: 4, RoleName: "super_admin", Send: true, Admin: true}}
+		tw.emit(r, adapter.Event{Kind: adapter.Joined, Origin: origin, User: in.Actor, Actor: in.Actor})
+	case adapter.Invite:
+		if !in1(in.Actor) || in1(in.Target) {
+			refused(fault.New(fault.Forbidden, "they are in the room already, or you are not"))
+			return
+		}
+		tw.add(r, in.Target, in.Actor, origin)
+	case adapter.JoinRoom:
+		switch {
+		case !r.known:
+			refused(fault.New(fault.NotFound, "there is no such room"))
+		case r.closed:
+			refused(fault.New(fault.Forbidden, "this room is by invitation only"))
+		default:
+			tw.add(r, in.Actor, in.Actor, origin)
+		}
+	case adapter.LeaveRoom, adapter.Remove:
+		who := in.Actor
+		if in.Kind == adapter.Remove {
+			who = in.Target
+		}
+		if !in1(who) {
+			refused(fault.New(fault.NotFound, "they are not in the room"))
+			return
+		}
+		tw.removeUser(r, who, in.Actor, origin)
+	case adapter.SendMessage:
+		if !in1(in.Actor) {
+			refused(fault.New(fault.Forbidden, "you are not in the room"))
+			return
+		}
+		tw.message(r, in.Actor, in.Content, origin)
+	}
+}
+
+// add, removeUser and message are what happens in a room. tw.mu is held.
+func (tw *twin) add(r *twinRoom, user, actor mimiuri.URI, origin *adapter.Origin) {
+	r.known = true
+	r.info.Gone = false
+	r.info.Participants = append(r.info.Participants, adapter.Participant{User: user, Role: 2, RoleName: "member", Send: true})
+	tw.emit(r, adapter.Event{Kind: adapter.Joined, Origin: origin, User: user, Actor: actor})
+}
+
+func (tw *twin) removeUser(r *twinRoom, user, actor mimiuri.URI, origin *adapter.Origin) {
+	local := r.local()
+	r.info.Participants = slices.DeleteFunc(r.info.Participants, func(p adapter.Participant) bool { return p.User == user })
+	r.info.Gone = len(r.local()) == 0
+	tw.emitTo(r, adapter.Event{Kind: adapter.Left, Origin: origin, User: user, Actor: actor}, local)
+}
+
+func (tw *twin) message(r *twinRoom, sender mimiuri.URI, c *content.Message, origin *adapter.Origin) content.MessageID {
+	m := *c
+	if err := m.Stamp(rand.Reader, sender, r.info.URI); err != nil {
+		tw.t.Error(err)
+	}
+	b, err := m.Encode()
+	if err != nil {
+		tw.t.Error(err)
+	}
+	back, err := content.Decode(b)
+	if err != nil {
+		tw.t.Error(err)
+	}
+	id := content.ID(b, sender, r.info.URI, m.Salt)
+	tw.emit(r, adapter.Event{Kind: adapter.Message, Origin: origin, ID: id, Sender: sender, Content: back})
+	return id
+}
+
+func (r *twinRoom) local() []mimiuri.URI {
+	var out []mimiuri.URI
+	for _, p := range r.info.Participants {
+		if p.User.Domain == testDomain {
+			out = append(out, p.User)
+		}
+	}
+	return out
+}
+
+func (tw *twin) emit(r *twinRoom, ev adapter.Event) { tw.emitTo(r, ev, r.local()) }
+
+func (tw *twin) emitTo(r *twinRoom, ev adapter.Event, local []mimiuri.URI) {
+	ev.Room = r.info.URI
+	ev.Seq = uint64(len(r.events) + 1)
+	ev.Time = time.Now().Truncate(time.Millisecond)
+	ev.Local = local
+	r.events = append(r.events, ev)
+	tw.changed.Broadcast()
+}
+
+// deliver hands a room's events to the adapter, one after the other, again while the error is temporary.
+func (tw *twin) deliver(r *twinRoom) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	for {
+		for !tw.stopped && (r.next >= len(r.events) || tw.adapter == nil) {
+			tw.changed.Wait()
+		}
+		if tw.stopped {
+			return
+		}
+		ev, a := r.events[r.next], tw.adapter
+		tw.tries++
+		tw.mu.Unlock()
+		err := a.Deliver(context.Background(), ev)
+		if err != nil && fault.Temporary(err) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		tw.mu.Lock()
+		if err != nil && fault.Temporary(err) {
+			continue
+		}
+		if err != nil {
+			r.gaveUp = append(r.gaveUp, err)
+		}
+		r.next++
+		tw.changed.Broadcast()
+	}
+}
+
+// do runs f with the twin locked: what happens elsewhere.
+func (tw *twin) do(f func()) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	f()
+}
+
+// say is a message of somebody elsewhere.
+func (tw *twin) say(u, sender mimiuri.URI, text string) (id content.MessageID) {
+	tw.do(func() { id = tw.message(tw.room(u), sender, content.Text(text), nil) })
+	return id
+}
+
+// delivered waits until the adapter has taken every event of a room.
+func (tw *twin) delivered(u mimiuri.URI) error {
+	return tw.until("the events of "+u.String()+" are delivered", func() bool {
+		r := tw.rooms[u]
+		return r != nil && r.next == len(r.events)
+	})
+}
+
+// until waits until cond holds; it is called with the twin locked.
+func (tw *twin) until(what string, cond func() bool) error {
+	late := time.AfterFunc(time.Minute, func() {
+		tw.mu.Lock()
+		defer tw.mu.Unlock()
+		tw.changed.Broadcast()
+	})
+	defer late.Stop()
+	begin := time.Now()
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	for !cond() {
+		if time.Since(begin) > time.Minute {
+			return errors.New("still not: " + what)
+		}
+		tw.changed.Wait()
+	}
+	return nil
+}
+
+// count tells how many intents of a kind have been taken.
+func (tw *twin) count(kind adapter.IntentKind) (n int) {
+	tw.do(func() {
+		for _, in := range tw.intents {
+			if in.Kind == kind {
+				n++
+			}
+		}
+	})
+	return n
+}
+
+func (tw *twin) must(err error) {
+	tw.t.Helper()
+	if err != nil {
+		tw.t.Fatal(fmt.Errorf("%w\n%s", err, tw.logs))
+	}
+}
