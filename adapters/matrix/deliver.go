@@ -153,6 +153,18 @@ func (b *bridge) showClosed(ctx context.Context, ev adapter.Event) error {
 	if err := b.say(ctx, p.room, "", "closed", "The MIMI room is closed to this provider. What you write here is delivered to nobody."); err != nil {
 		return err
 	}
+	invited, err := b.st.membersOf(ctx, p.room, "invite")
+	if err != nil {
+		return err
+	}
+	for _, u := range invited {
+		if _, person := localURI(u, b.server, b.domain); person {
+			// There is nothing left to join.
+			if err := b.removePerson(ctx, p, u, "the MIMI room is closed"); err != nil {
+				return err
+			}
+		}
+	}
 	return b.closePortal(ctx, p)
 }
 

@@ -20,7 +20,7 @@ import (
 
 // service is the adapter in front of a stub homeserver: its own doors, without a real homeserver.
 type service struct {
-	t    *testing.T
+	t    testing.TB
 	ctx  context.Context
 	tw   *twin
 	stub *stub
@@ -30,7 +30,7 @@ type service struct {
 	stop func()
 }
 
-func newService(t *testing.T) *service {
+func newService(t testing.TB) *service {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	ports, err := testnet.FreePorts(1)

@@ -512,3 +512,32 @@ func (tw *twin) isInLocked(room mimiuri.URI, user string) bool {
 	defer tw.mu.Unlock()
 	return tw.isIn(room, user)
 }
+
+// Names that the tests share.
+
+// patience bounds every test; nothing waits for it unless something is broken.
+const patience = 3 * time.Minute
+
+const (
+	romeo    = "mimi://xmpp.example/u/romeo"
+	mercutio = "mimi://xmpp.example/u/mercutio"
+)
+
+func ghostOf(uri string) string {
+	g, _ := ghostID(mimiuri.MustParse(uri), server)
+	return string(g)
+}
+
+func local(name string) string { return "mimi://" + twinDomain + "/u/" + name }
+
+func sends(text string) func(adapter.Intent) bool {
+	return func(in adapter.Intent) bool {
+		if in.Kind != adapter.SendMessage {
+			return false
+		}
+		got, _ := in.Content.PlainText()
+		return got == text
+	}
+}
+
+func mustURI(s string) mimiuri.URI { return mimiuri.MustParse(s) }

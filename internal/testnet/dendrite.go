@@ -1,24 +1,15 @@
 package testnet
 
 import (
-	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
-	"time"
 )
 
 // DendriteVersion is the version of the homeserver that BuildDendrite builds; tools/dendrite pins it.
@@ -117,75 +108,23 @@ func dendriteModule() (dir, digest string, err error) {
 	}
 }
 
-// DendriteOptions says how a homeserver is started.
-type DendriteOptions struct {
-	ServerName    string   // "matrix.example"; the part after the colon in its users' ids
-	Registrations []string // registration files of application services, which must exist
-	Port          int      // 0 takes a free one
-	Dir           string   // data and log; "" makes a folder, in memory where possible, that Stop removes
-	Progress      *Progress
-}
-
-// Dendrite is a running homeserver. Its methods may be called concurrently, but Start, Stop and Kill by one
-// goroutine at a time.
-type Dendrite struct {
-	ServerName string
-	URL        string // "http://127.0.0.1:PORT", for clients
-	Dir        string
-
-	bin, addr, secret string
-	ownDir            bool
-	mu                sync.Mutex
-	proc              *Process
-}
-
 // StartDendrite builds the homeserver if need be, writes its configuration and starts it. It is ready for clients
 // when this returns. It ends with ctx.
-func StartDendrite(ctx context.Context, o DendriteOptions) (*Dendrite, error) {
+func StartDendrite(ctx context.Context, o HomeserverOptions) (*Homeserver, error) {
 	bin, err := BuildDendrite(ctx, o.Progress)
 	if err != nil {
 		return nil, err
 	}
-	if o.Port == 0 {
-		ports, err := FreePorts(1)
-		if err != nil {
-			return nil, err
-		}
-		o.Port = ports[0]
-	}
-	d := &Dendrite{ServerName: o.ServerName, Dir: o.Dir, bin: bin, addr: Loopback(o.Port)}
-	d.URL = "http://" + d.addr
-	if d.Dir == "" {
-		d.ownDir = true
-		if d.Dir, err = tempDirInMemory("mimibridge-dendrite-"); err != nil {
-			return nil, fmt.Errorf("testnet: start dendrite: %w", err)
-		}
-	} else if err := os.MkdirAll(d.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("testnet: start dendrite: %w", err)
-	}
-	if err := d.configure(o); err != nil {
-		d.removeDir()
-		return nil, fmt.Errorf("testnet: configure dendrite: %w", err)
-	}
-	if err := d.Start(ctx); err != nil {
-		d.removeDir()
+	h, err := newHomeserver("dendrite", o)
+	if err != nil {
 		return nil, err
 	}
-	return d, nil
+	h.health = "/_matrix/client/versions"
+	h.command = Command{Path: filepath.Join(bin, "dendrite"), Args: []string{"-config", "dendrite.yaml", "-http-bind-address", h.addr}}
+	return h.begin(ctx, func(services []string) error { return configureDendrite(h, bin, services) })
 }
 
-func (d *Dendrite) configure(o DendriteOptions) error {
-	var secret [16]byte
-	rand.Read(secret[:])
-	d.secret = hex.EncodeToString(secret[:])
-	services := make([]string, len(o.Registrations))
-	for i, path := range o.Registrations {
-		abs, err := filepath.Abs(path)
-		if err != nil {
-			return err
-		}
-		services[i] = abs
-	}
+func configureDendrite(h *Homeserver, bin string, services []string) error {
 	list, err := json.Marshal(services) // JSON is YAML
 	if err != nil {
 		return err
@@ -216,162 +155,16 @@ key_server: {%s}
 relay_api: {%s}
 mscs: {mscs: [], %s}
 logging: [{type: std, level: warn}]
-`, o.ServerName, list, d.secret, db("federationapi"), db("mediaapi"), db("roomserver"), db("syncapi"), db("keyserver"), db("relayapi"), db("mscs"))
-	if err := os.WriteFile(filepath.Join(d.Dir, "dendrite.yaml"), []byte(yaml), 0o600); err != nil {
+`, h.ServerName, list, h.secret, db("federationapi"), db("mediaapi"), db("roomserver"), db("syncapi"), db("keyserver"), db("relayapi"), db("mscs"))
+	if err := os.WriteFile(filepath.Join(h.Dir, "dendrite.yaml"), []byte(yaml), 0o600); err != nil {
 		return err
 	}
-	key := filepath.Join(d.Dir, "matrix_key.pem")
+	key := filepath.Join(h.Dir, "matrix_key.pem")
 	if _, err := os.Stat(key); err == nil {
 		return nil
 	}
-	if out, err := exec.Command(filepath.Join(d.bin, "generate-keys"), "--private-key", key).CombinedOutput(); err != nil {
+	if out, err := exec.Command(filepath.Join(bin, "generate-keys"), "--private-key", key).CombinedOutput(); err != nil {
 		return fmt.Errorf("generate-keys: %w: %s", err, lastLines(string(out), 5))
 	}
 	return nil
-}
-
-// Start starts the homeserver again after Stop or Kill, with the data it had.
-func (d *Dendrite) Start(ctx context.Context) error {
-	p, err := Start(ctx, Command{
-		Name: "dendrite",
-		Path: filepath.Join(d.bin, "dendrite"),
-		Args: []string{"-config", "dendrite.yaml", "-http-bind-address", d.addr},
-		Dir:  d.Dir,
-		Log:  d.LogPath(),
-	})
-	if err != nil {
-		return err
-	}
-	ready, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	if err := p.WaitPort(ready, d.addr); err != nil {
-		p.Stop()
-		return err
-	}
-	for {
-		req, err := http.NewRequestWithContext(ready, http.MethodGet, d.URL+"/_matrix/client/versions", nil)
-		if err != nil {
-			p.Stop()
-			return fmt.Errorf("testnet: start dendrite: %w", err)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
-			err = errors.New(resp.Status)
-		}
-		select {
-		case <-ready.Done():
-			p.Stop()
-			return fmt.Errorf("testnet: dendrite does not get ready: %w; end of its log:\n%s", err, Tail(d.LogPath(), 15))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	d.mu.Lock()
-	d.proc = p
-	d.mu.Unlock()
-	return nil
-}
-
-// LogPath is the file with what the homeserver printed.
-func (d *Dendrite) LogPath() string { return filepath.Join(d.Dir, "dendrite.log") }
-
-// Process is the running homeserver, or the one that ran last.
-func (d *Dendrite) Process() *Process {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.proc
-}
-
-// Kill ends the homeserver as a crash would; its data stays for Start.
-func (d *Dendrite) Kill() { d.Process().Kill() }
-
-// Halt ends the homeserver in order; its data stays for Start.
-func (d *Dendrite) Halt() { d.Process().Stop() }
-
-// Stop ends the homeserver and removes its folder, if StartDendrite made it.
-func (d *Dendrite) Stop() {
-	d.Process().Stop()
-	d.removeDir()
-}
-
-func (d *Dendrite) removeDir() {
-	if d.ownDir {
-		_ = os.RemoveAll(d.Dir)
-	}
-}
-
-// CreateUser registers a local user: "juliet" becomes @juliet:ServerName.
-func (d *Dendrite) CreateUser(ctx context.Context, name, password string) error {
-	url := d.URL + "/_synapse/admin/v1/register"
-	var nonce struct {
-		Nonce string `json:"nonce"`
-	}
-	if err := httpJSON(ctx, http.MethodGet, url, nil, &nonce); err != nil {
-		return fmt.Errorf("testnet: create user %s: %w", name, err)
-	}
-	mac := hmac.New(sha1.New, []byte(d.secret))
-	mac.Write([]byte(strings.Join([]string{nonce.Nonce, name, password, "notadmin"}, "\x00")))
-	err := httpJSON(ctx, http.MethodPost, url, map[string]any{
-		"nonce": nonce.Nonce, "username": name, "password": password, "admin": false,
-		"mac": hex.EncodeToString(mac.Sum(nil)),
-	}, nil)
-	if err != nil {
-		return fmt.Errorf("testnet: create user %s: %w", name, err)
-	}
-	return nil
-}
-
-func httpJSON(ctx context.Context, method, url string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, url, body)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("%s: %s", resp.Status, lastLines(string(b), 3))
-	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(b, out)
-}
-
-// tempDirInMemory makes a folder in a tmpfs where there is one with room, else where temporary files go: a
-// homeserver on a slow disk is several times slower.
-func tempDirInMemory(pattern string) (string, error) {
-	if dir, err := os.MkdirTemp("/dev/shm", pattern); err == nil {
-		if freeBytes(dir) > 512<<20 {
-			return dir, nil
-		}
-		os.Remove(dir)
-	}
-	return os.MkdirTemp("", pattern)
-}
-
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	if len(lines) > n {
-		lines = lines[len(lines)-n:]
-	}
-	return strings.Join(lines, "\n")
 }

@@ -1,3 +1,5 @@
+//go:build live
+
 package testnet
 
 import (
@@ -18,6 +20,7 @@ func TestDendriteAndNio(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hs.Stop()
+	t.Log("testtable: server Dendrite " + DendriteVersion)
 	for _, u := range []string{"juliet", "nurse"} {
 		if err := hs.CreateUser(ctx, u, "secret-of-"+u); err != nil {
 			t.Fatal(err)

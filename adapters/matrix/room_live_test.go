@@ -1,3 +1,5 @@
+//go:build live
+
 package matrix
 
 import (
@@ -348,9 +350,15 @@ func TestManagedFromElsewhere(t *testing.T) {
 		})
 		w.must(err)
 	})
+	w.tw.add(room, romeo, local("nurse"))
+	w.tw.settled(w.ctx)
 	w.tw.closeRoom(room)
+	_, err := juliet.WaitEvent(w.ctx, portal, func(e testnet.MatrixEvent) bool {
+		return e.Type == "m.room.member" && *e.StateKey == nurse.UserID && e.String("membership") == "leave" && e.String("reason") == "the MIMI room is closed"
+	})
+	w.must(err)
 	w.membership(juliet, portal, w.bot(), "leave")
-	_, err := juliet.WaitEvent(w.ctx, portal, func(e testnet.MatrixEvent) bool { return strings.Contains(e.Text(), "is closed") })
+	_, err = juliet.WaitEvent(w.ctx, portal, func(e testnet.MatrixEvent) bool { return strings.Contains(e.Text(), "is closed") })
 	w.must(err)
 	if m, err := juliet.Members(w.ctx, portal); err != nil || m[juliet.UserID] != "join" || m[ghostOf(romeo)] != "leave" {
 		t.Errorf("members %v, %v", m, err)

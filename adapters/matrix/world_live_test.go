@@ -1,3 +1,5 @@
+//go:build live
+
 package matrix
 
 import (
@@ -9,7 +11,6 @@ import (
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
-	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -17,7 +18,7 @@ import (
 type world struct {
 	t   *testing.T
 	ctx context.Context
-	hs  *testnet.Dendrite
+	hs  *testnet.Homeserver
 	cfg Config
 	reg *Registration
 	tw  *twin
@@ -25,18 +26,21 @@ type world struct {
 	stop func()
 }
 
-// patience bounds every test; nothing waits for it unless something is broken.
-const patience = 3 * time.Minute
-
 func newWorld(t *testing.T) *world {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	if err := testnet.CheckNio(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := testnet.BuildDendrite(ctx, &testnet.Progress{W: os.Stderr}); err != nil {
+	// The same tests run against either homeserver; see synapse_live_test.go.
+	build, start, name := testnet.BuildDendrite, testnet.StartDendrite, "Dendrite "+testnet.DendriteVersion
+	if strings.HasPrefix(t.Name(), "TestSynapse/") {
+		build, start, name = testnet.BuildSynapse, testnet.StartSynapse, "Synapse "+testnet.SynapseVersion
+	}
+	if _, err := build(ctx, &testnet.Progress{W: os.Stderr}); err != nil {
 		t.Fatal(err)
 	}
+	t.Log("testtable: server " + name)
 	ctx, cancel = context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	ports, err := testnet.FreePorts(1)
@@ -48,7 +52,7 @@ func newWorld(t *testing.T) *world {
 	if w.reg, err = NewRegistration(w.cfg.Registration, "http://"+w.cfg.Listen, server); err != nil {
 		t.Fatal(err)
 	}
-	if w.hs, err = testnet.StartDendrite(ctx, testnet.DendriteOptions{ServerName: server, Registrations: []string{w.cfg.Registration}}); err != nil {
+	if w.hs, err = start(ctx, testnet.HomeserverOptions{ServerName: server, Registrations: []string{w.cfg.Registration}}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.hs.Stop)
@@ -118,11 +122,6 @@ func (w *world) must(err error) {
 	}
 }
 
-func ghostOf(uri string) string {
-	g, _ := ghostID(mimiuri.MustParse(uri), server)
-	return string(g)
-}
-
 // invited waits until the client is invited and joins.
 func (w *world) accept(c *testnet.NioClient) (room string) {
 	w.t.Helper()
@@ -164,18 +163,6 @@ func repliesTo(e testnet.MatrixEvent) string {
 }
 
 func (w *world) bot() string { return "@" + w.reg.SenderLocalpart + ":" + server }
-
-func local(name string) string { return "mimi://" + twinDomain + "/u/" + name }
-
-func sends(text string) func(adapter.Intent) bool {
-	return func(in adapter.Intent) bool {
-		if in.Kind != adapter.SendMessage {
-			return false
-		}
-		got, _ := in.Content.PlainText()
-		return got == text
-	}
-}
 
 // texts is what a client sees of the people's messages in a room: "sender: text", in order.
 func (w *world) texts(c *testnet.NioClient, room string) (out []string) {
@@ -229,5 +216,3 @@ func (w *world) reopen() {
 	w.must(w.tw.db.Close())
 	w.tw.openDB(w.tw.path)
 }
-
-func mustURI(s string) mimiuri.URI { return mimiuri.MustParse(s) }

@@ -1,3 +1,5 @@
+//go:build live
+
 package matrix
 
 import (
@@ -6,11 +8,6 @@ import (
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/internal/testnet"
-)
-
-const (
-	romeo    = "mimi://xmpp.example/u/romeo"
-	mercutio = "mimi://xmpp.example/u/mercutio"
 )
 
 // TestAddedFromElsewhere is the way of the demo: somebody elsewhere adds a local user to a room.

@@ -1,0 +1,29 @@
+//go:build live && synapse
+
+package matrix
+
+import "testing"
+
+// TestSynapse runs the tests that need a homeserver against Synapse, which most administrators run. It needs Debian's
+// python3-venv and installs Synapse from the Python package index, hence the tag of its own.
+func TestSynapse(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"AddedFromElsewhere":          TestAddedFromElsewhere,
+		"InvitedFromHere":             TestInvitedFromHere,
+		"FirstInvitationRefused":      TestFirstInvitationRefused,
+		"RoomCannotBeMade":            TestRoomCannotBeMade,
+		"ManagedFromElsewhere":        TestManagedFromElsewhere,
+		"LargeRoom":                   TestLargeRoom,
+		"KilledBetweenStoreAndIntake": TestKilledBetweenStoreAndIntake,
+		"KilledBetweenSendAndMark":    TestKilledBetweenSendAndMark,
+		"KilledWhileMakingThePortal":  TestKilledWhileMakingThePortal,
+		"KilledWhileAdmitting":        TestKilledWhileAdmitting,
+		"KilledAtRandom":              TestKilledAtRandom,
+		"Outages":                     TestOutages,
+		"Bot":                         TestBot,
+		"Permissions":                 TestPermissions,
+		"LeavingIsRefused":            TestLeavingIsRefused,
+	} {
+		t.Run(name, test)
+	}
+}
