@@ -38,12 +38,11 @@ type Command struct {
 
 // Process is a running program. All methods may be called concurrently.
 type Process struct {
-	cmd   Command
-	pid   int
-	done  chan struct{}
-	err   error // of Wait, valid once done is closed
-	stop  sync.Once
-	unctx func() bool
+	cmd  Command
+	pid  int
+	done chan struct{}
+	err  error // of Wait, valid once done is closed
+	stop sync.Once
 }
 
 // Start starts the program in a process group of its own. When ctx ends it is stopped as by Stop. The
@@ -89,13 +88,21 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 		}
 		started <- nil
 		p.err = cmd.Wait()
+		// What the process left behind in its group goes with it, at once: later its id may be a stranger's.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("testnet: start %s: %w", c.Name, err)
 	}
 	p.pid = cmd.Process.Pid
-	p.unctx = context.AfterFunc(ctx, p.Stop)
+	go func() {
+		select {
+		case <-ctx.Done():
+			p.Stop()
+		case <-p.done:
+		}
+	}()
 	return p, nil
 }
 
@@ -128,37 +135,34 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Stop ends the process with TERM, and with KILL after the grace period, and waits until it is gone.
-// Its process group is then killed, so that nothing it started remains. Stopping twice is no error.
+// Stop ends the process with TERM, and with KILL after the grace period, and waits until it is gone, with
+// whatever it started in its process group. Stopping twice is no error.
 func (p *Process) Stop() {
 	p.stop.Do(func() {
-		if p.Running() {
-			_ = syscall.Kill(-p.pid, syscall.SIGTERM)
+		if p.signalGroup(syscall.SIGTERM) {
 			select {
 			case <-p.done:
 			case <-time.After(p.cmd.Grace):
 			}
 		}
-		p.reap()
+		p.signalGroup(syscall.SIGKILL)
 	})
 	<-p.done
 }
 
 // Kill ends the process with KILL at once (a crash) and waits until it is gone.
 func (p *Process) Kill() {
-	p.stop.Do(p.reap)
+	p.stop.Do(func() { p.signalGroup(syscall.SIGKILL) })
 	<-p.done
 }
 
-// reap kills the group. The group's id stays taken while any member lives, and the leader is this
-// process's child, so that the id cannot have passed to a stranger before Wait has returned; after that only a
-// surviving member can still hold it.
-func (p *Process) reap() {
-	_ = syscall.Kill(-p.pid, syscall.SIGKILL)
-	<-p.done
-	if p.unctx != nil {
-		p.unctx()
+// signalGroup signals the process group while its leader has not ended, and reports whether that was so.
+func (p *Process) signalGroup(sig syscall.Signal) bool {
+	if !p.Running() {
+		return false
 	}
+	_ = syscall.Kill(-p.pid, sig)
+	return true
 }
 
 // Signal sends sig to the process alone, for instance SIGSTOP and SIGCONT for a peer that hangs.
