@@ -326,6 +326,9 @@ func (r *room) joined(ev adapter.Event, before bool) (out []*element, err error)
 	}
 	if h := readHint(ev.Origin); h.Kind == hintJoin {
 		more, err := r.admit(ev, h)
+		if err == nil && len(m.sessions) == 0 && !before {
+			out = r.toOthers(r.presence(m), m) // has not entered after all
+		}
 		return append(out, more...), err
 	}
 	if len(m.sessions) > 0 {

@@ -48,6 +48,7 @@ type room struct {
 	joining  map[string]*joining     // by origin id
 	history  []shownMessage
 	last     mark // of what was sent last
+	before   mark // of what was sent last on the stream before that
 	// unconfirmed are the stanzas of events that have been sent, by the event's Seq, until the server is known to have
 	// handled them. An event that comes again meanwhile is shown by the same stanzas: the state has changed
 	// with the first time.
@@ -112,10 +113,14 @@ func (r *room) send(list ...*element) error {
 		return nil
 	}
 	m, err := r.s.toRoom.send(list...)
-	if err == nil {
-		r.last = m
+	if err != nil {
+		return err
 	}
-	return err
+	if m.stream != r.last.stream {
+		r.before = r.last
+	}
+	r.last = m
+	return nil
 }
 
 // refresh asks the provider who is in the room and shows what has changed. ok is false if the provider
@@ -202,13 +207,18 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 	isTaken := func(key string) bool { return taken[key] || r.nicks[key] != nil }
 	var fresh []*member
 	var rows []nickRow
+	entering, nick := enteringNick(ev)
 	for _, known := range []bool{true, false} {
 		for _, p := range info.Participants {
 			row, ok := saved[p.User]
 			if r.members[p.User] != nil || ok != known {
 				continue
 			}
-			if !ok || isTaken(nickKey(row.nick)) {
+			switch {
+			case p.User == entering && nick != "" && !isTaken(nickKey(nick)):
+				row = nickRow{user: p.User, nick: nick}
+				rows = append(rows, row)
+			case !ok || isTaken(nickKey(row.nick)):
 				row = nickRow{user: p.User, nick: defaultNick(p.User, r.s.domain, isTaken)}
 				if full := fullName(p.User); full != row.nick {
 					row.name = cut(full, maxNick)
@@ -270,7 +280,9 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 		delete(r.saved, m.user)
 		r.members[m.user] = m
 		r.nicks[nickKey(m.nick)] = m
-		out = append(out, r.toAll(r.presence(m))...)
+		if m.user != entering { // who enters is shown by that
+			out = append(out, r.toAll(r.presence(m))...)
+		}
 	}
 
 	if !r.loaded {
@@ -293,6 +305,19 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 		}
 	}
 	return out, removed, nil
+}
+
+// enteringNick tells who becomes an occupant by the event that is being delivered, as they asked to join, and under
+// which nick they would like to.
+func enteringNick(ev *adapter.Event) (mimiuri.URI, string) {
+	if ev == nil || ev.Kind != adapter.Joined {
+		return mimiuri.URI{}, ""
+	}
+	h := readHint(ev.Origin)
+	if h.Kind != hintJoin {
+		return mimiuri.URI{}, ""
+	}
+	return ev.User, cleanNick(h.Nick)
 }
 
 // remove takes a member out of the room and returns what tells everybody, the member's own sessions
@@ -453,8 +478,8 @@ func (r *room) toOthers(e *element, not *member) []*element {
 // resume is run when the stream of the rooms has come up. A resource that has gone meanwhile is found out by a
 // message without content: servers answer a groupchat message to a resource that is not there with an
 // error (RFC 6121 section 8.5.3.2.3), clients show nothing. If stanzas of this room may have been lost with the
-// stream before, everybody is shown everybody again.
-func (r *room) resume(previous mark) {
+// stream before (previous is what of that was confirmed, now is the new one), everybody is shown everybody again.
+func (r *room) resume(previous, now mark) {
 	r.mu.Lock()
 	loaded := r.loaded
 	r.mu.Unlock()
@@ -473,8 +498,11 @@ func (r *room) resume(previous mark) {
 		probe := el("", "message", "type", "groupchat", "id", "probe-"+shortHash(se.jid.String()), "from", r.jid.String(), "to", se.jid.String())
 		out = append(out, probe.add(el(nsHints, "no-store")))
 	}
-	lost := r.last.stream > previous.stream || r.last.stream == previous.stream && r.last.pos > previous.pos
-	if lost {
+	last := r.last
+	if last.stream == now.stream { // somebody was faster
+		last = r.before
+	}
+	if last.stream > previous.stream || last.stream == previous.stream && last.pos > previous.pos {
 		for _, se := range r.ordered() {
 			for _, m := range r.list() {
 				if m != se.m {

@@ -65,7 +65,7 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 	for _, x := range []struct {
 		st     **stream
 		domain string
-		up     func(mark)
+		up     func(previous, now mark)
 	}{{&s.toRoom, cfg.Rooms, s.roomsUp}, {&s.toUser, cfg.Users, nil}} {
 		st := &stream{
 			domain: x.domain, addr: cfg.Server, secret: cfg.Secret, tls: cfg.TLS,
@@ -124,7 +124,7 @@ func (s *service) release(r *room) {
 
 // roomsUp is called when the stream of the rooms domain has come up: whoever occupied a room is asked whether they are
 // still there, and shown again what may have been lost with the stream before.
-func (s *service) roomsUp(previous mark) {
+func (s *service) roomsUp(previous, now mark) {
 	s.mu.Lock()
 	list := make(map[string]mimiuri.URI, len(s.byURI))
 	for u, r := range s.byURI {
@@ -135,7 +135,7 @@ func (s *service) roomsUp(previous mark) {
 		s.work.post(key, func() {
 			r := s.room(u)
 			defer s.release(r)
-			r.resume(previous)
+			r.resume(previous, now)
 		})
 	}
 }

@@ -55,7 +55,7 @@ type stream struct {
 	log    zerolog.Logger
 
 	handle func(p stanza.Packet, f cutoff) // for every stanza; called by the reader, must not block
-	up     func(previous mark)             // a stream has come up; previous is the last confirmed mark of the one before
+	up     func(previous, now mark)        // a stream has come up; previous is the last confirmed mark of the one before
 
 	mu    sync.Mutex
 	conn  *connection // nil while down
@@ -193,7 +193,7 @@ func (s *stream) once(ctx context.Context) error {
 	go func() { defer work.Done(); s.keepAlive(ctx, c) }()
 	stop = context.AfterFunc(ctx, func() { c.goodbye() })
 	if s.up != nil {
-		s.up(previous)
+		s.up(previous, mark{stream: c.stream})
 	}
 	err = s.read(c, filter, dec)
 	stop()

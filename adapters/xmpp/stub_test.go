@@ -271,14 +271,18 @@ func (s *stub) quiet(user string) {
 	s.ask(testUsers, user, testUsers, "get", "<ping xmlns='urn:xmpp:ping'/>")
 }
 
-// join lets somebody join and returns their self-presence, or the error.
+// join lets somebody join, to the end, and returns their self-presence, or the error.
 func (s *stub) join(who, room, nick string) *element {
 	s.t.Helper()
 	mark := s.mark()
 	s.toRooms("<presence from='%s' to='%s/%s' id='join-%d'><x xmlns='http://jabber.org/protocol/muc'/></presence>", who, room, nick, mark)
-	return s.expect(mark, who+" is in "+room, func(e *element) bool {
+	e := s.expect(mark, who+" is in "+room, func(e *element) bool {
 		return e.Local == "presence" && e.attr("to") == who && (e.attr("type") == "error" || hasCode(e, "110"))
 	})
+	if e.attr("type") == "" {
+		s.expect(mark, "the subject, which ends the join", isSubject(who))
+	}
+	return e
 }
 
 func hasCode(e *element, code string) bool { return strings.Contains(" "+codesOf(e)+" ", " "+code+" ") }
