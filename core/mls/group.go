@@ -192,6 +192,21 @@ func (g *Group) GroupInfo(leaf LeafIndex) (*GroupInfo, error) {
 	return info, nil
 }
 
+// GroupInfoWithTree is [Group.GroupInfo] with the ratchet_tree inside: what a
+// client that has nothing else joins by.
+func (g *Group) GroupInfoWithTree(leaf LeafIndex) (*GroupInfo, error) {
+	ll := g.locals[leaf]
+	if ll == nil || g.secrets == nil {
+		return nil, fmt.Errorf("mls: group info: %w: %d", ErrNotLocal, leaf)
+	}
+	inside := Extensions{{ExtensionRatchetTree, tlspl.Marshal(g.tree.export())}}
+	info, err := g.s.groupInfo(g.gc, g.tag, g.secrets.external, leaf, ll.sig, inside)
+	if err != nil {
+		return nil, fmt.Errorf("mls: group info: %w", err)
+	}
+	return info, nil
+}
+
 func (s *suite) groupInfo(gc *GroupContext, tag, external []byte, signer LeafIndex, key *SignatureKey, ext Extensions) (*GroupInfo, error) {
 	_, pub, err := s.kem.derive(external)
 	if err != nil {
