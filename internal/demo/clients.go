@@ -35,7 +35,7 @@ func (d *demo) startProsody(ctx, procs context.Context) error {
 
 func (d *demo) startDendrite(ctx, procs context.Context) (err error) {
 	d.dendrite, err = testnet.StartDendrite(procs, testnet.DendriteOptions{
-		ServerName: matrixDomain, Registrations: []string{d.matrix.registration()}, Dir: filepath.Join(d.dir, "dendrite"),
+		ServerName: matrixDomain, Registrations: []string{d.matrix.registration()}, // Dir is left to it: in memory, where possible
 	})
 	if err != nil {
 		return err

@@ -242,7 +242,6 @@ func (k *killing) seenByMatrix(c *testnet.NioClient, room string) (texts, ids []
 func (k *killing) judge(ctx context.Context) {
 	t, d := k.t, k.d
 	want := slices.Sorted(slices.Values(k.said))
-	times := k.hubTimes()
 	for _, p := range []struct {
 		name string
 		seen func() ([]string, []string)
@@ -269,6 +268,7 @@ func (k *killing) judge(ctx context.Context) {
 		}
 		// Each sender's lines in the order they were said, and the lines of the other network in the hub's.
 		last := map[string]string{}
+		times := k.hubTimes()
 		var other []int64
 		for i, text := range texts {
 			name, _, _ := strings.Cut(text, " ")
@@ -282,7 +282,7 @@ func (k *killing) judge(ctx context.Context) {
 				if ts, ok := times[k.idOf(id, text)]; ok {
 					other = append(other, ts)
 				} else {
-					t.Errorf("%q has no hub time", text)
+					t.Errorf("%q, message %q, has no hub time", text, k.idOf(id, text))
 				}
 			}
 		}
