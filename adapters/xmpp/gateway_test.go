@@ -113,7 +113,7 @@ func TestInvitations(t *testing.T) {
 	if n := w.tw.count(adapter.Invite); n != 2 {
 		t.Errorf("%d invitations", n)
 	}
-	if got := w.since(mark, to(romeo)); len(got) != 0 {
+	if got := w.settled(mark, to(romeo)); len(got) != 0 {
 		t.Error(got[0])
 	}
 	// Somebody of this server: the room itself invites him, once he is a participant, at his bare address.

@@ -79,6 +79,13 @@ func to(who string) func(*element) bool {
 	}
 }
 
+// settled is since, once everything is sent that stanzas handled before have led to.
+func (w *world) settled(mark int, match func(*element) bool) []*element {
+	w.t.Helper()
+	w.quiet(romeo)
+	return w.since(mark, match)
+}
+
 func lines(list []*element) []string {
 	var out []string
 	for _, e := range list {
@@ -119,7 +126,7 @@ func TestCreate(t *testing.T) {
 	w := newWorld(t)
 	e := w.join(romeo, balcony, "Romeo")
 	w.expect(0, "the subject", isSubject(romeo))
-	wantLines(t, w.since(0, to(romeo)), "Romeo  owner/moderator 100 110 201", "subject")
+	wantLines(t, w.settled(0, to(romeo)), "Romeo  owner/moderator 100 110 201", "subject")
 	if e.attr("id") != "join-0" {
 		t.Errorf("the presence's id is not returned: %s", e)
 	}
@@ -133,7 +140,7 @@ func TestCreate(t *testing.T) {
 	mark := w.mark()
 	w.join(romeo, balcony, "Romeo")
 	w.expect(mark, "the subject", isSubject(romeo))
-	wantLines(t, w.since(mark, to(romeo)), "Romeo  owner/moderator 100 110", "subject")
+	wantLines(t, w.settled(mark, to(romeo)), "Romeo  owner/moderator 100 110", "subject")
 	// XEP-0045 10.1.2 and 10.1.3: an instant room, and one that is to be configured.
 	if e := w.ask(testRooms, romeo, balcony, "set", "<query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query>"); e.attr("type") != "result" {
 		t.Error(e)
@@ -159,11 +166,11 @@ func TestJoinOrder(t *testing.T) {
 	mark := w.mark()
 	w.join(benvolio, balcony, "Ben")
 	w.expect(mark, "the subject", isSubject(benvolio))
-	wantLines(t, w.since(mark, to(benvolio)),
+	wantLines(t, w.settled(mark, to(benvolio)),
 		"Romeo  owner/moderator", "juliet  member/participant", "Ben  member/participant 100 110",
 		"message juliet: first delayed", "message juliet: second delayed", "subject")
 	// He was there before as one who is away, under a nick made for him.
-	wantLines(t, w.since(mark, to(romeo)), "benvolio unavailable member/participant 303", "Ben  member/participant")
+	wantLines(t, w.settled(mark, to(romeo)), "benvolio unavailable member/participant 303", "Ben  member/participant")
 	if n := w.tw.count(adapter.JoinRoom); n != 0 {
 		t.Errorf("%d intents to join, for a participant", n)
 	}
@@ -223,8 +230,8 @@ func TestNicks(t *testing.T) {
 	w.expect(mark, "the new nick", func(e *element) bool {
 		return e.attr("to") == benvolio && e.attr("from") == balcony+"/Benvolio" && hasCode(e, "110")
 	})
-	wantLines(t, w.since(mark, to(benvolio)), "Ben unavailable member/participant 303 110", "Benvolio  member/participant 100 110")
-	wantLines(t, w.since(mark, to(romeo)), "Ben unavailable member/participant 303", "Benvolio  member/participant")
+	wantLines(t, w.settled(mark, to(benvolio)), "Ben unavailable member/participant 303 110", "Benvolio  member/participant 100 110")
+	wantLines(t, w.settled(mark, to(romeo)), "Ben unavailable member/participant 303", "Benvolio  member/participant")
 	mark = w.mark()
 	w.toRooms("<presence id='c' from='%s' to='%s/romeo'/>", benvolio, balcony)
 	wantError(t, w.expect(mark, "an error", isError(benvolio, "c")), "conflict")
@@ -263,22 +270,22 @@ func TestLeaving(t *testing.T) {
 			mark := w.mark()
 			w.toRooms(stanza, benvolio, balcony)
 			w.expect(mark, "Ben is away", to(romeo))
-			wantLines(t, w.since(mark, to(romeo)), "Ben xa member/participant")
+			wantLines(t, w.settled(mark, to(romeo)), "Ben xa member/participant")
 			w.quiet(romeo)
 			if clause == "unavailable" {
-				got := w.since(mark, to(benvolio))
+				got := w.settled(mark, to(benvolio))
 				wantLines(t, got, "Ben unavailable member/none 110")
 				if got[0].text("", "status") != "bye" {
 					t.Error(got[0])
 				}
 			} else {
-				wantLines(t, w.since(mark, to(benvolio)))
+				wantLines(t, w.settled(mark, to(benvolio)))
 			}
 			mark = w.mark()
 			w.tw.say(balconyURI, julietURI, "who is there?")
 			w.expect(mark, "the message", isMessage(romeo, "who is there?"))
 			w.tw.must(w.tw.delivered(balconyURI))
-			if got := w.since(mark, to(benvolio)); len(got) != 0 {
+			if got := w.settled(mark, to(benvolio)); len(got) != 0 {
 				t.Errorf("sent to one who has gone: %s", got[0])
 			}
 			w.tw.do(func() {
@@ -353,7 +360,7 @@ func TestReflection(t *testing.T) {
 		}
 	})
 	for _, who := range []string{romeo, phone, benvolio} {
-		got := w.since(mark, to(who))
+		got := w.settled(mark, to(who))
 		wantLines(t, got, "message Romeo: But soft!")
 		e := got[0]
 		var sids, oids []*element
@@ -402,7 +409,7 @@ func TestSentAgain(t *testing.T) {
 		}
 		send("2", "", "with id")
 		w.expect(mark, "the answer", isMessage(romeo, "with id"))
-		if got := w.since(mark, to(benvolio)); len(got) != 0 {
+		if got := w.settled(mark, to(benvolio)); len(got) != 0 {
 			t.Errorf("shown twice to others: %s", got[0])
 		}
 		w.restart() // known also afterwards
@@ -608,8 +615,8 @@ func TestCreatedMeanwhile(t *testing.T) {
 	w.tw.release()
 	w.expect(mark, "the subject", isSubject(romeo))
 	w.expect(mark, "the subject", isSubject(benvolio))
-	wantLines(t, w.since(mark, to(benvolio)), "Romeo  owner/moderator", "Ben  member/participant 100 110", "subject")
-	wantLines(t, w.since(mark, to(romeo)), "Romeo  owner/moderator 100 110 201", "subject", "Ben  member/participant")
+	wantLines(t, w.settled(mark, to(benvolio)), "Romeo  owner/moderator", "Ben  member/participant 100 110", "subject")
+	wantLines(t, w.settled(mark, to(romeo)), "Romeo  owner/moderator 100 110 201", "subject", "Ben  member/participant")
 }
 
 // A join that nobody waits for any more leads to no occupancy; asking twice is asking once.
@@ -624,7 +631,7 @@ func TestJoinWhileWaiting(t *testing.T) {
 	w.quiet(romeo)
 	w.tw.release()
 	w.expect(mark, "the subject", isSubject(benvolio))
-	wantLines(t, w.since(mark, to(benvolio)), "Romeo  owner/moderator", "juliet  member/participant", "Benvolio  member/participant 100 110", "subject")
+	wantLines(t, w.settled(mark, to(benvolio)), "Romeo  owner/moderator", "juliet  member/participant", "Benvolio  member/participant 100 110", "subject")
 	if n := w.tw.count(adapter.JoinRoom); n != 1 {
 		t.Errorf("%d intents", n)
 	}
@@ -637,7 +644,7 @@ func TestJoinWhileWaiting(t *testing.T) {
 	w.quiet(romeo)
 	w.tw.release()
 	w.tw.must(w.tw.delivered(balconyURI))
-	wantLines(t, w.since(mark, to("tybalt@xmpp.example/x")))
+	wantLines(t, w.settled(mark, to("tybalt@xmpp.example/x")))
 }
 
 // Remote participants are occupants, by role, under nicks that are theirs alone.
@@ -653,7 +660,7 @@ func TestParticipantsElsewhere(t *testing.T) {
 	})
 	w.tw.must(w.tw.delivered(balconyURI))
 	got := map[string]*element{}
-	for _, e := range w.since(mark, to(romeo)) {
+	for _, e := range w.settled(mark, to(romeo)) {
 		got[line(e)] = e
 	}
 	for want, jid := range map[string]string{
@@ -663,7 +670,7 @@ func TestParticipantsElsewhere(t *testing.T) {
 	} {
 		e := got[want]
 		if e == nil {
-			t.Errorf("not shown: %s; shown: %v", want, lines(w.since(mark, to(romeo))))
+			t.Errorf("not shown: %s; shown: %v", want, lines(w.settled(mark, to(romeo))))
 			continue
 		}
 		if j := e.child(nsMUCUser, "x").child(nsMUCUser, "item").attr("jid"); j != jid {
@@ -676,7 +683,7 @@ func TestParticipantsElsewhere(t *testing.T) {
 	mark = w.mark()
 	w.tw.say(balconyURI, mimiuri.MustParse("mimi://wire.example/u/Juliet"), "hi")
 	w.expect(mark, "a message", isMessage(romeo, "hi"))
-	wantLines(t, w.since(mark, to(romeo)), "message Juliet (wire.example): hi")
+	wantLines(t, w.settled(mark, to(romeo)), "message Juliet (wire.example): hi")
 	// The same nicks after a restart.
 	w.restart()
 	mark = w.mark()
@@ -696,7 +703,7 @@ func TestEndOfParticipation(t *testing.T) {
 	mark := w.mark()
 	w.tw.do(func() { w.tw.removeUser(w.tw.room(balconyURI), julietURI, julietURI, nil) })
 	w.expect(mark, "juliet leaves", to(romeo))
-	wantLines(t, w.since(mark, to(romeo)), "juliet unavailable none/none")
+	wantLines(t, w.settled(mark, to(romeo)), "juliet unavailable none/none")
 
 	mark = w.mark()
 	w.tw.do(func() { w.tw.removeUser(w.tw.room(balconyURI), benURI, romeoURI, nil) })
@@ -706,7 +713,7 @@ func TestEndOfParticipation(t *testing.T) {
 		t.Error(e)
 	}
 	w.tw.must(w.tw.delivered(balconyURI))
-	wantLines(t, w.since(mark, to(romeo)), "Ben unavailable none/none 321")
+	wantLines(t, w.settled(mark, to(romeo)), "Ben unavailable none/none 321")
 	mark = w.mark()
 	w.toRooms("<message type='groupchat' id='x' from='%s' to='%s'><body>x</body></message>", benvolio, balcony)
 	wantError(t, w.expect(mark, "an error", isError(benvolio, "x")), "not-acceptable")
@@ -718,7 +725,7 @@ func TestEndOfParticipation(t *testing.T) {
 		w.tw.emit(r, adapter.Event{Kind: adapter.Metadata, Actor: romeoURI})
 	})
 	w.expect(mark, "the new subject", isSubject(romeo))
-	got := w.since(mark, to(romeo))
+	got := w.settled(mark, to(romeo))
 	if len(got) != 2 || codesOf(got[0]) != "104" || got[1].text("", "subject") != "Act 2" || got[1].attr("from") != balcony+"/Romeo" {
 		t.Errorf("%v", got)
 	}
@@ -763,7 +770,7 @@ func TestRestart(t *testing.T) {
 	w.toRooms("<message type='groupchat' id='g' from='%s' to='%s'><body>good day</body></message>", romeo, balcony)
 	w.expect(mark, "the reflection", isMessage(romeo, "good day"))
 	w.tw.must(w.tw.delivered(balconyURI))
-	wantLines(t, w.since(mark, to(benvolio)))
+	wantLines(t, w.settled(mark, to(benvolio)))
 	// What happened while nobody was there to be told is told.
 	w.tw.stop()
 	w.tw.do(func() {
@@ -795,7 +802,7 @@ func TestRestartWhileJoining(t *testing.T) {
 	mark := w.mark()
 	w.tw.release()
 	w.expect(mark, "the subject", isSubject(benvolio))
-	wantLines(t, w.since(mark, to(benvolio)), "Romeo  owner/moderator", "juliet  member/participant", "Ben  member/participant 100 110", "subject")
+	wantLines(t, w.settled(mark, to(benvolio)), "Romeo  owner/moderator", "juliet  member/participant", "Ben  member/participant 100 110", "subject")
 	// So is a refusal.
 	w.tw.do(func() {
 		w.tw.hold = true
@@ -904,11 +911,11 @@ func TestOtherContent(t *testing.T) {
 	emit(reaction)
 	emit(&content.Message{Body: content.Part{Cardinality: content.NullPart}})
 	emit(nil)
-	if got := w.since(mark, to(romeo)); len(got) != 0 {
+	if got := w.settled(mark, to(romeo)); len(got) != 0 {
 		t.Errorf("shown: %s", got[0])
 	}
 	emit(&content.Message{Body: content.Part{Disposition: content.Attachment, Cardinality: content.ExternalPart, ContentType: "image/png", External: &content.External{URL: "https://x.example/y"}}})
-	if got := w.since(mark, to(romeo)); len(got) != 1 || !strings.HasPrefix(bodyText(got[0]), "[") {
+	if got := w.settled(mark, to(romeo)); len(got) != 1 || !strings.HasPrefix(bodyText(got[0]), "[") {
 		t.Errorf("%v", got)
 	}
 }
