@@ -10,8 +10,14 @@ export CGO_ENABLED = 0
 help:        ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
+# The first build takes a minute or more, with all that it depends on, and should not take it in silence.
 build: go-version ## build bin/mimibridge
-	@$(GO) build -trimpath -o bin/mimibridge ./cmd/mimibridge
+	@[ -x bin/mimibridge ] || echo "building bin/mimibridge; the first time takes one to three minutes and 600 MB in the Go caches"
+	@start=$$(date +%s); \
+	( while sleep 30 >/dev/null 2>&1; do echo "  still building: $$(( $$(date +%s) - start )) s"; done ) & beat=$$!; \
+	trap 'kill $$beat 2>/dev/null' EXIT; \
+	$(GO) build -trimpath -o bin/mimibridge ./cmd/mimibridge || exit 1; \
+	took=$$(( $$(date +%s) - start )); [ $$took -lt 5 ] || echo "built bin/mimibridge in $$took s"
 
 demo: build  ## two providers at work on real servers; ONCE=1 stops after the conversation, YES=1 answers the question
 	@bin/mimibridge demo

@@ -62,9 +62,11 @@ func CheckProsody() error {
 // ProsodyVersion is the name and version of the installed Prosody, "Prosody" if it does not say.
 func ProsodyVersion(ctx context.Context) string {
 	out, _ := exec.CommandContext(ctx, "prosodyctl", "about").Output()
-	line, _, _ := strings.Cut(string(out), "\n")
-	if line = strings.TrimSpace(line); strings.HasPrefix(line, "Prosody ") {
-		return line
+	// Advice about libraries that are not installed may stand before it.
+	for line := range strings.Lines(string(out)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "Prosody" && f[1][0] >= '0' && f[1][0] <= '9' {
+			return strings.Join(f, " ")
+		}
 	}
 	return "Prosody"
 }
