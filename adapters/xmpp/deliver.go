@@ -251,6 +251,10 @@ func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, 
 		}
 		shown := shownMessage{id: ev.ID, at: ev.Time, audience: audience, stanzas: o.stanzas(s.cfg.MaxBody)}
 		var out []*element
+		if m := r.members[ev.Sender]; m != nil && !m.shown { // speaks in a large room: is shown from now on
+			m.shown = true
+			out = r.toOthers(r.presence(m), m)
+		}
 		for _, se := range r.ordered() {
 			if audience[se.m.user] {
 				for _, e := range shown.stanzas {

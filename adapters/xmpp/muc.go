@@ -251,13 +251,13 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 	}
 	to := req.from.String()
 	for _, other := range r.list() {
-		if other != m {
+		if other != m && other.shown {
 			out = append(out, r.presence(other).with(to))
 		}
 	}
 	for _, x := range r.ordered() {
 		switch {
-		case x == se || x.m == m && !fresh:
+		case x == se || x.m == m && !fresh || x.m != m && !m.shown:
 		case x.m == m:
 			out = append(out, r.presence(m, "110").with(x.jid.String()))
 		default:
@@ -285,7 +285,7 @@ func (r *room) renamed(m *member, nick string, not *session) []*element {
 	r.nicks[nickKey(nick)] = m
 	var out []*element
 	for _, se := range r.ordered() {
-		if se == not {
+		if se == not || se.m != m && !m.shown {
 			continue
 		}
 		codes := []string{"303"}
@@ -328,7 +328,9 @@ func (r *room) changed(se *session, req joinRequest) error {
 	}
 	for _, x := range r.ordered() {
 		if x.m != m {
-			out = append(out, r.presence(m).with(x.jid.String()))
+			if m.shown {
+				out = append(out, r.presence(m).with(x.jid.String()))
+			}
 			continue
 		}
 		codes := []string{"100", "110"}

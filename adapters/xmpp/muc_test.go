@@ -839,6 +839,56 @@ func TestShownAgain(t *testing.T) {
 	w.tw.must(w.tw.delivered(balconyURI))
 }
 
+// In a large room those are shown who were there early, or have spoken, and oneself.
+func TestLargeRoom(t *testing.T) {
+	w := newBalcony(t)
+	w.tw.do(func() {
+		r := w.tw.room(balconyURI)
+		for i := range 300 {
+			r.info.Participants = append(r.info.Participants, adapter.Participant{User: mimiuri.MustParse(fmt.Sprintf("mimi://wire.example/u/user%03d", i)), Send: true})
+		}
+		w.tw.add(r, benURI, romeoURI, nil)
+	})
+	w.tw.must(w.tw.delivered(balconyURI))
+	mark := w.mark()
+	e := w.join(benvolio, balcony, "Ben")
+	if codesOf(e) != "100 110" {
+		t.Error(e)
+	}
+	presences := func(who string, from int) (n int) {
+		for _, e := range w.settled(from, to(who)) {
+			if e.Local == "presence" {
+				n++
+			}
+		}
+		return n
+	}
+	if n := presences(benvolio, mark); n != maxShown+1 {
+		t.Errorf("%d presences", n)
+	}
+	if n := presences(romeo, mark); n != 0 {
+		t.Errorf("%d presences of one who is not shown", n)
+	}
+	mark = w.mark()
+	w.toRooms("<message type='groupchat' id='l' from='%s' to='%s'><body>here I am</body></message>", benvolio, balcony)
+	w.expect(mark, "the message", isMessage(romeo, "here I am"))
+	wantLines(t, w.settled(mark, to(romeo)), "Ben  member/participant", "message Ben: here I am")
+	mark = w.mark()
+	w.tw.say(balconyURI, mimiuri.MustParse("mimi://wire.example/u/user299"), "and I")
+	w.tw.say(balconyURI, mimiuri.MustParse("mimi://wire.example/u/user299"), "still")
+	w.tw.must(w.tw.delivered(balconyURI))
+	wantLines(t, w.settled(mark, to(benvolio)), "user299  member/participant", "message user299: and I", "message user299: still")
+	mark = w.mark()
+	w.tw.do(func() {
+		w.tw.removeUser(w.tw.room(balconyURI), mimiuri.MustParse("mimi://wire.example/u/user298"), julietURI, nil)
+	})
+	w.tw.must(w.tw.delivered(balconyURI))
+	wantLines(t, w.settled(mark, to(romeo)))
+	if k := w.ask(testRooms, romeo, balcony, "get", "<query xmlns='http://jabber.org/protocol/disco#items'/>").child(nsDiscoItem, "query").Kids; len(k) != 302 {
+		t.Errorf("%d items", len(k))
+	}
+}
+
 // A text that is too long for one stanza comes in several, with ids that are the same each time.
 func TestLongText(t *testing.T) {
 	s := newStub(t)

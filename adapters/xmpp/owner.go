@@ -192,7 +192,7 @@ func (s *service) roomRegister(in *packet, q *element) (*element, error) {
 	for _, x := range r.ordered() {
 		if x.m == m {
 			out = append(out, r.presence(m, "100", "110").with(x.jid.String()))
-		} else {
+		} else if m.shown {
 			out = append(out, r.presence(m).with(x.jid.String()))
 		}
 	}

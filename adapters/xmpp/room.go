@@ -18,6 +18,11 @@ import (
 // not sealed.
 const maxHistory = 50
 
+// maxShown is up to how many members all of them are shown as occupants. Of those who come later only the ones who have
+// spoken are: presence of everybody to everybody is what large rooms break servers with. Everybody is in
+// the member list (muc#admin) and in disco#items.
+const maxShown = 200
+
 // room is a MIMI room as a MUC (XEP-0045).
 //
 // Its members are the room's participants. A member may have sessions: the resources with which a local user
@@ -63,6 +68,7 @@ type member struct {
 	nick     string
 	name     string     // XEP-0172, if it is more than the nick
 	sessions []*session // in the order they came; the last is the one shown
+	shown    bool       // to others; see maxShown
 }
 
 // session is one resource of a local user in the room.
@@ -273,15 +279,16 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 		changed := affiliation(m.role) != affiliation(p) || role(m.role) != role(p)
 		m.role = p
 		if changed {
-			out = append(out, r.toAll(r.presence(m))...)
+			out = append(out, r.toSeers(r.presence(m), m)...)
 		}
 	}
 	for _, m := range fresh {
 		delete(r.saved, m.user)
 		r.members[m.user] = m
 		r.nicks[nickKey(m.nick)] = m
+		m.shown = len(r.members) <= maxShown
 		if m.user != entering { // who enters is shown by that
-			out = append(out, r.toAll(r.presence(m))...)
+			out = append(out, r.toSeers(r.presence(m), m)...)
 		}
 	}
 
@@ -333,7 +340,7 @@ func (r *room) remove(m *member, actor *member, codes ...string) []*element {
 		out = append(out, e.with(se.jid.String()))
 	}
 	m.sessions = nil
-	return append(out, r.toAll(r.unavailable(m, actor, codes...))...)
+	return append(out, r.toSeers(r.unavailable(m, actor, codes...), m)...)
 }
 
 // toAll addresses a stanza to every session. r.mu is held.
@@ -341,6 +348,18 @@ func (r *room) toAll(e *element) []*element {
 	out := make([]*element, 0, len(r.sessions))
 	for _, se := range r.ordered() {
 		out = append(out, e.with(se.jid.String()))
+	}
+	return out
+}
+
+// toSeers addresses a member's presence to every session that is shown it: their own, and the others' if the
+// member is shown at all. r.mu is held.
+func (r *room) toSeers(e *element, m *member) []*element {
+	var out []*element
+	for _, se := range r.ordered() {
+		if m.shown || se.m == m {
+			out = append(out, e.with(se.jid.String()))
+		}
 	}
 	return out
 }
@@ -464,11 +483,11 @@ func (r *room) endSession(se *session, answer bool, status string) {
 	_ = r.send(out...)
 }
 
-// toOthers addresses a stanza to every session but those of one member. r.mu is held.
-func (r *room) toOthers(e *element, not *member) []*element {
+// toOthers addresses a member's presence to the sessions of others, if the member is shown. r.mu is held.
+func (r *room) toOthers(e *element, m *member) []*element {
 	var out []*element
 	for _, se := range r.ordered() {
-		if se.m != not {
+		if m.shown && se.m != m {
 			out = append(out, e.with(se.jid.String()))
 		}
 	}
@@ -505,7 +524,7 @@ func (r *room) resume(previous, now mark) {
 	if last.stream > previous.stream || last.stream == previous.stream && last.pos > previous.pos {
 		for _, se := range r.ordered() {
 			for _, m := range r.list() {
-				if m != se.m {
+				if m != se.m && m.shown {
 					out = append(out, r.presence(m).with(se.jid.String()))
 				}
 			}
