@@ -3,6 +3,7 @@ package testnet
 import (
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	_ "modernc.org/sqlite" // writeAhead
 )
 
 // DendriteVersion is the version of the homeserver that BuildDendrite builds; tools/dendrite pins it.
@@ -124,6 +127,20 @@ func StartDendrite(ctx context.Context, o HomeserverOptions) (*Homeserver, error
 	return h.begin(ctx, func(services []string) error { return configureDendrite(h, bin, services) })
 }
 
+// writeAhead makes a database in WAL mode, which stays with the file. In SQLite's default mode Dendrite's readers and
+// writers lock each other out on a busy machine, and it panics.
+func writeAhead(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	db, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec("PRAGMA journal_mode=WAL")
+	return errors.Join(err, db.Close())
+}
+
 func configureDendrite(h *Homeserver, bin string, services []string) error {
 	list, err := json.Marshal(services) // JSON is YAML
 	if err != nil {
@@ -158,6 +175,11 @@ logging: [{type: std, level: warn}]
 `, h.ServerName, list, h.secret, db("federationapi"), db("mediaapi"), db("roomserver"), db("syncapi"), db("keyserver"), db("relayapi"), db("mscs"))
 	if err := os.WriteFile(filepath.Join(h.Dir, "dendrite.yaml"), []byte(yaml), 0o600); err != nil {
 		return err
+	}
+	for _, name := range []string{"federationapi", "mediaapi", "roomserver", "syncapi", "userapi", "keyserver", "relayapi", "mscs"} {
+		if err := writeAhead(filepath.Join(h.Dir, name+".db")); err != nil {
+			return err
+		}
 	}
 	key := filepath.Join(h.Dir, "matrix_key.pem")
 	if _, err := os.Stat(key); err == nil {
