@@ -225,6 +225,9 @@ func NormalizeDomain(d string) (string, error) {
 	if host == "" {
 		return "", errors.New("the domain is empty")
 	}
+	if strings.HasSuffix(host, ".") {
+		return "", errors.New("the domain ends in several dots")
+	}
 	for i := 0; i < len(host); i++ {
 		if c := host[i]; c <= ' ' || c == 0x7f || strings.IndexByte("@/\\?#%[]<>\"", c) >= 0 {
 			return "", errors.New("the domain has a character that no domain has")
@@ -239,7 +242,7 @@ func NormalizeDomain(d string) (string, error) {
 		}
 		ascii = strings.ToLower(host)
 	}
-	if len(ascii) > 253 || strings.Contains(ascii, "..") || strings.HasPrefix(ascii, ".") {
+	if len(ascii) > 253 || strings.HasSuffix(ascii, ".") || strings.Contains(ascii, "..") || strings.HasPrefix(ascii, ".") {
 		return "", errors.New("the domain is not valid")
 	}
 	return strings.ToLower(ascii) + port, nil
