@@ -88,11 +88,8 @@ func Run(ctx context.Context, o Options) (err error) {
 			}
 			d.sayf("\nStopped %s; %s is removed.", plural(stopped, "process", "processes"), d.dir)
 		}
-		if err != nil && ctx.Err() != nil && !errors.Is(err, ErrIncomplete) {
-			err = nil // Ctrl-C
-			if len(d.lines) < len(script) || d.failed {
-				err = ErrIncomplete
-			}
+		if err != nil && ctx.Err() != nil {
+			err = errors.New("demo: stopped before the conversation was over")
 		}
 	}()
 	if err := d.start(ctx, procs); err != nil {

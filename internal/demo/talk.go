@@ -125,8 +125,10 @@ func (d *demo) open(ctx context.Context) error {
 func (d *demo) act(ctx context.Context, what string, f func(context.Context) error) error {
 	start := time.Now()
 	if err := within(ctx, patience, what, f); err != nil {
-		d.failed = true
-		d.sayf("FAILED %s", what)
+		if ctx.Err() == nil {
+			d.failed = true
+			d.sayf("FAILED %s", what)
+		}
 		return err
 	}
 	d.sayf("ok %s (%d ms)", what, time.Since(start).Milliseconds())
@@ -171,8 +173,10 @@ func (d *demo) arrive(ctx context.Context, l *line) error {
 		return err
 	})
 	if err != nil {
-		d.failed = true
-		d.sayf("FAILED %s → %s: %s", l.from, l.to(), oneLine(l.text))
+		if ctx.Err() == nil {
+			d.failed = true
+			d.sayf("FAILED %s → %s: %s", l.from, l.to(), oneLine(l.text))
+		}
 		return err
 	}
 	d.sayf("ok %s → %s: %s", l.from, l.to(), oneLine(l.text))

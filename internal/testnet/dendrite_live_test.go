@@ -72,7 +72,7 @@ func TestDendriteAndNio(t *testing.T) {
 	if _, err := juliet.WaitText(ctx, room, "anon, good nurse"); err != nil {
 		t.Fatal(err)
 	}
-	var refused *NioError
+	var refused *ScriptError
 	if err := juliet.Join(ctx, "!nowhere:matrix.example"); !errors.As(err, &refused) {
 		t.Fatalf("joining a room that is not there: %v", err)
 	}

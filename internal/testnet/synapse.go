@@ -45,7 +45,7 @@ func BuildSynapse(ctx context.Context, progress *Progress) (dir string, err erro
 			}
 			return nil
 		}
-		if err := run(nioPython, "-m", "venv", "--clear", filepath.Join(dir, "env")); err != nil {
+		if err := run(debianPython, "-m", "venv", "--clear", filepath.Join(dir, "env")); err != nil {
 			return fmt.Errorf("Python cannot make an environment: apt-get install -y python3-venv (%w)", err)
 		}
 		if err := run(filepath.Join(dir, "env", "bin", "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "matrix-synapse=="+SynapseVersion); err != nil {
