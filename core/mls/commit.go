@@ -245,14 +245,14 @@ func (g *Group) makeCommit(st *staging, sender Sender, key *SignatureKey, own *p
 	}
 	staged := g.finish(st, ac)
 	out := &CommitOutput{Message: msg, ConfirmationTag: ac.Auth.ConfirmationTag, Tree: st.tree.export(), Staged: staged}
-	if out.GroupInfo, err = g.s.groupInfo(st.gc, ac.Auth.ConfirmationTag, epoch.external, st.committer, own.sig, opts.GroupInfoExtensions); err != nil {
+	if out.GroupInfo, err = g.s.groupInfo(g.cfg, st.gc, ac.Auth.ConfirmationTag, epoch.external, st.committer, own.sig, opts.GroupInfoExtensions); err != nil {
 		return nil, err
 	}
 	if len(st.added) > 0 {
 		info := out.GroupInfo
 		if opts.TreeInWelcome {
 			inside := opts.GroupInfoExtensions.Set(ExtensionRatchetTree, tlspl.Marshal(out.Tree))
-			if info, err = g.s.groupInfo(st.gc, ac.Auth.ConfirmationTag, epoch.external, st.committer, own.sig, inside); err != nil {
+			if info, err = g.s.groupInfo(g.cfg, st.gc, ac.Auth.ConfirmationTag, epoch.external, st.committer, own.sig, inside); err != nil {
 				return nil, err
 			}
 		}

@@ -62,6 +62,10 @@ type Config struct {
 	// credentials and X.509 ones whose key fits, without looking at the chain,
 	// and no change of a member's credential.
 	VerifyCredential func(ctx CredentialContext) error
+	// SameMember tells whether two leaves are of one client to the application,
+	// when a group follows another (RFC 9420 sections 11.2 and 11.3). nil: their
+	// credentials are equal.
+	SameMember func(a, b *LeafNode) bool
 	// ApplyAppData works out a component's new data from the AppDataUpdate
 	// "update" operations of one Commit, in order. old is nil if the component
 	// has none. nil: the last update is the new data.
@@ -76,6 +80,13 @@ type Config struct {
 	// oldest go first; 0 is 1000.
 	MaxForward uint32
 	MaxSkipped int
+	// GREASE has random unknown values put into the capabilities and extensions
+	// of LeafNodes, KeyPackages and GroupInfos made here (RFC 9420 section 13.5),
+	// so that peers who do not ignore them are found out.
+	GREASE bool
+	// CheckComponents holds every leaf against the components and media types
+	// the GroupContext requires; see [GroupContext.CheckComponents].
+	CheckComponents bool
 	// Padding rounds the plaintext of a PrivateMessage up to a multiple; 0 and 1
 	// do not pad.
 	Padding int
@@ -173,6 +184,14 @@ func (c *Config) checkLeaf(s *suite, n *LeafNode, gc *GroupContext, reason Reaso
 		for _, x := range gc.Extensions {
 			if !n.Capabilities.SupportsExtension(x.Type) {
 				return fmt.Errorf("%w: 0x%04x", ErrUnsupportedGCE, uint16(x.Type))
+			}
+		}
+		if err := checkWireFormats(gc, n); err != nil {
+			return err
+		}
+		if c.CheckComponents {
+			if err := checkComponents(gc, n); err != nil {
+				return err
 			}
 		}
 	}

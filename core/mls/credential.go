@@ -78,6 +78,36 @@ func (c *Credential) Equal(o *Credential) bool {
 	return bytes.Equal(tlspl.Marshal(c), tlspl.Marshal(o))
 }
 
+// VerifyChain verifies the certificate chain of an X.509 credential up to a root
+// of opts, with the credential's other certificates as intermediates, and gives
+// the end-entity certificate: what Config.VerifyCredential needs for
+// CredentialX509 (RFC 9420 section 5.3). That the certificate is for the leaf's
+// signature key has been checked before VerifyCredential is asked; whom it names
+// is the caller's to judge. opts.CurrentTime zero is the machine's clock, unlike
+// everywhere else in this package. It blocks for nothing.
+func (c *Credential) VerifyChain(opts x509.VerifyOptions) (*x509.Certificate, error) {
+	if c.Type != CredentialX509 || len(c.Certificates) == 0 {
+		return nil, fmt.Errorf("mls: certificate chain: %w: no certificate", ErrCredential)
+	}
+	opts.Intermediates = x509.NewCertPool()
+	var first *x509.Certificate
+	for i, der := range c.Certificates {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("mls: certificate chain: %w: %v", ErrCredential, err)
+		}
+		if i == 0 {
+			first = cert
+		} else {
+			opts.Intermediates.AddCert(cert)
+		}
+	}
+	if _, err := first.Verify(opts); err != nil {
+		return nil, fmt.Errorf("mls: certificate chain: %w: %v", ErrCredential, err)
+	}
+	return first, nil
+}
+
 // checkKey holds the certificate's key against the signature key (RFC 9420
 // section 5.3). Whether the chain is trusted is for Config.VerifyCredential.
 func (c *Credential) checkKey(signatureKey []byte) error {

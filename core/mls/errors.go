@@ -90,7 +90,12 @@ var (
 	ErrGroupInfoDiffers     = rule("12.4.3", "GroupInfo is not of this group and epoch")
 	ErrNoExternalPub        = rule("12.4.3.2", "GroupInfo without external_pub")
 	ErrReInitialised        = rule("12.4.2", "the group is closed by a ReInit")
+	ErrNotReInitialised     = rule("11.2", "the last commit of the old group has no ReInit")
+	ErrSuccessorGroup       = rule("11.2, 11.3", "group does not match the one it follows")
+	ErrSuccessorMembers     = rule("11.2, 11.3", "members do not match those of the old group")
 	ErrRequiredCapabilities = rule("12.1.7", "required capabilities not supported by all members")
+	ErrWireFormat           = rule("draft-ietf-mls-extensions: Negotiating", "required wire format not supported, or not for this group")
+	ErrComponent            = rule("draft-ietf-mls-extensions: Negotiating", "required component or media type not supported")
 	ErrUnsupportedGCE       = rule("7.2", "GroupContext extension not supported by all members")
 )
 

@@ -90,6 +90,9 @@ func externalCommit(cfg *Config, info *GroupInfo, rt *RatchetTree, opts External
 	}
 	leaf := &LeafNode{SignatureKey: opts.Leaf.Signature.Public(), Credential: opts.Leaf.Credential,
 		Capabilities: capabilitiesOr(opts.Leaf.Capabilities), Source: LeafNodeCommit, Extensions: opts.Leaf.Extensions.Clone()}
+	if err := cfg.grease(leaf); err != nil {
+		return nil, nil, err
+	}
 	if own.leafKey, leaf.EncryptionKey, err = s.generateHPKE(cfg.rand()); err != nil {
 		return nil, nil, err
 	}

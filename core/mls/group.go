@@ -98,6 +98,9 @@ func createGroup(cfg *Config, opts CreateOptions) (*Group, error) {
 	leaf := &LeafNode{EncryptionKey: pub, SignatureKey: opts.Leaf.Signature.Public(), Credential: opts.Leaf.Credential,
 		Capabilities: capabilitiesOr(opts.Leaf.Capabilities), Source: LeafNodeKeyPackage, Lifetime: cfg.lifetimeOr(opts.Leaf.Lifetime),
 		Extensions: opts.Leaf.Extensions.Clone()}
+	if err := cfg.grease(leaf); err != nil {
+		return nil, err
+	}
 	if err := leaf.sign(opts.Leaf.Signature, nil, 0); err != nil {
 		return nil, err
 	}
@@ -185,7 +188,7 @@ func (g *Group) GroupInfo(leaf LeafIndex) (*GroupInfo, error) {
 	if ll == nil {
 		return nil, fmt.Errorf("mls: group info: %w: %d", ErrNotLocal, leaf)
 	}
-	info, err := g.s.groupInfo(g.gc, g.tag, g.secrets.external, leaf, ll.sig, nil)
+	info, err := g.s.groupInfo(g.cfg, g.gc, g.tag, g.secrets.external, leaf, ll.sig, nil)
 	if err != nil {
 		return nil, fmt.Errorf("mls: group info: %w", err)
 	}
@@ -200,14 +203,14 @@ func (g *Group) GroupInfoWithTree(leaf LeafIndex) (*GroupInfo, error) {
 		return nil, fmt.Errorf("mls: group info: %w: %d", ErrNotLocal, leaf)
 	}
 	inside := Extensions{{ExtensionRatchetTree, tlspl.Marshal(g.tree.export())}}
-	info, err := g.s.groupInfo(g.gc, g.tag, g.secrets.external, leaf, ll.sig, inside)
+	info, err := g.s.groupInfo(g.cfg, g.gc, g.tag, g.secrets.external, leaf, ll.sig, inside)
 	if err != nil {
 		return nil, fmt.Errorf("mls: group info: %w", err)
 	}
 	return info, nil
 }
 
-func (s *suite) groupInfo(gc *GroupContext, tag, external []byte, signer LeafIndex, key *SignatureKey, ext Extensions) (*GroupInfo, error) {
+func (s *suite) groupInfo(cfg *Config, gc *GroupContext, tag, external []byte, signer LeafIndex, key *SignatureKey, ext Extensions) (*GroupInfo, error) {
 	_, pub, err := s.kem.derive(external)
 	if err != nil {
 		return nil, err
@@ -215,6 +218,15 @@ func (s *suite) groupInfo(gc *GroupContext, tag, external []byte, signer LeafInd
 	w := tlspl.NewWriter()
 	w.Opaque(pub)
 	info := &GroupInfo{GroupContext: *gc.clone(), Extensions: ext.Set(ExtensionExternalPub, w.Bytes()), ConfirmationTag: tag, Signer: signer}
+	if cfg.GREASE {
+		v, err := cfg.randomGREASE()
+		if err != nil {
+			return nil, err
+		}
+		if info.Extensions, err = cfg.greaseExtensions(info.Extensions, ExtensionType(v)); err != nil {
+			return nil, err
+		}
+	}
 	return info, info.sign(key)
 }
 
@@ -261,6 +273,11 @@ func (g *Group) newLeafNode(l LeafIndex, opts *LeafOptions) (n *LeafNode, sig *S
 		}
 		if opts.Extensions != nil {
 			n.Extensions = opts.Extensions.Clone()
+		}
+		if opts.Capabilities != nil || opts.Extensions != nil {
+			if err := g.cfg.grease(n); err != nil {
+				return nil, nil, nil, err
+			}
 		}
 	}
 	n.Source, n.Lifetime, n.ParentHash = LeafNodeCommit, Lifetime{}, nil

@@ -28,8 +28,9 @@ type joiner struct {
 	pathSecret []byte
 }
 
-// openWelcome is the first half of RFC 9420 section 12.4.3.1.
-func openWelcome(w *Welcome, kps []JoinKey, own func(group []byte, epoch uint64) []byte, stores ...PSKStore) (*opened, error) {
+// openWelcome is the first half of RFC 9420 section 12.4.3.1. successor: PSKs for
+// reinitialisation and branching are let pass, to be checked by the caller.
+func openWelcome(w *Welcome, kps []JoinKey, successor bool, own func(group []byte, epoch uint64) []byte, stores ...PSKStore) (*opened, error) {
 	s, err := w.CipherSuite.impl()
 	if err != nil {
 		return nil, err
@@ -73,7 +74,7 @@ func openWelcome(w *Welcome, kps []JoinKey, own func(group []byte, epoch uint64)
 	special := 0
 	for i := range o.psks {
 		ids[i] = &o.psks[i]
-		if o.psks[i].Type == PSKResumption && o.psks[i].Usage != ResumptionApplication {
+		if o.psks[i].special() {
 			special++
 		}
 		if len(o.psks[i].Nonce) != s.nh {
@@ -82,6 +83,9 @@ func openWelcome(w *Welcome, kps []JoinKey, own func(group []byte, epoch uint64)
 	}
 	if special > 1 {
 		return nil, fmt.Errorf("mls: %w: %d of reinit or branch", ErrWelcomePSK, special)
+	}
+	if special > 0 && !successor {
+		return nil, fmt.Errorf("mls: %w: the old group is needed: JoinSuccessor", ErrWelcomePSK)
 	}
 	psks, err := findPSKs(ids, own, stores...)
 	if err != nil {
@@ -109,17 +113,18 @@ func openWelcome(w *Welcome, kps []JoinKey, own func(group []byte, epoch uint64)
 // JoinGroup joins by a Welcome with all of kps it names; each becomes a local
 // leaf of one state (RFC 9420 section 12.4.3.1). tree is nil if it stands in the
 // Welcome. psks may be nil; Config.PSKs is asked too. Errors:
-// [ErrWelcomeNotForUs], [ErrPSKUnknown], [ErrDecrypt], or a [RuleError].
+// [ErrWelcomeNotForUs], [ErrPSKUnknown], [ErrDecrypt], or a [RuleError]. For the
+// Welcome of a group that follows another see [Group.JoinSuccessor].
 func JoinGroup(cfg *Config, welcome *Welcome, tree *RatchetTree, kps []JoinKey, psks PSKStore) (*Group, error) {
-	g, err := joinGroup(cfg, welcome, tree, kps, psks)
+	g, err := joinGroup(cfg, welcome, tree, kps, psks, false)
 	if err != nil {
 		return nil, fmt.Errorf("mls: join: %w", err)
 	}
 	return g, nil
 }
 
-func joinGroup(cfg *Config, welcome *Welcome, rt *RatchetTree, kps []JoinKey, psks PSKStore) (*Group, error) {
-	o, err := openWelcome(welcome, kps, nil, psks, cfg.PSKs)
+func joinGroup(cfg *Config, welcome *Welcome, rt *RatchetTree, kps []JoinKey, psks PSKStore, successor bool) (*Group, error) {
+	o, err := openWelcome(welcome, kps, successor, nil, psks, cfg.PSKs)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +149,7 @@ func joinGroup(cfg *Config, welcome *Welcome, rt *RatchetTree, kps []JoinKey, ps
 // Welcome belongs to this very state is checked by GroupContext, confirmation tag
 // and secrets. On an error the group is as it was.
 func (g *Group) AttachWelcome(welcome *Welcome, kps []JoinKey) error {
-	o, err := openWelcome(welcome, kps, g.ownResumption, g.cfg.PSKs)
+	o, err := openWelcome(welcome, kps, true, g.ownResumption, g.cfg.PSKs)
 	if err != nil {
 		return fmt.Errorf("mls: attach welcome: %w", err)
 	}

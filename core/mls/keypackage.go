@@ -97,7 +97,7 @@ func (kp *KeyPackage) verify(cfg *Config, gc *GroupContext) error {
 		return fmt.Errorf("%w: own version or suite not listed", ErrCapabilities)
 	}
 	for _, x := range kp.Extensions {
-		if !c.SupportsExtension(x.Type) && !isGREASE(uint16(x.Type)) {
+		if !c.SupportsExtension(x.Type) {
 			return fmt.Errorf("%w: 0x%04x in the KeyPackage", ErrExtensionUnlisted, uint16(x.Type))
 		}
 	}
@@ -200,6 +200,20 @@ func NewKeyPackage(cfg *Config, suite CipherSuite, opts KeyPackageOptions) (*Key
 		}
 		d.Set(ComponentLastResortKeyPackage, nil)
 		kp.Extensions = kp.Extensions.WithAppData(d)
+	}
+	if cfg.GREASE {
+		v, err := cfg.randomGREASE()
+		if err != nil {
+			return nil, nil, err
+		}
+		if kp.Extensions, err = cfg.greaseExtensions(kp.Extensions, ExtensionType(v)); err != nil {
+			return nil, nil, err
+		}
+		// Extensions of the KeyPackage are listed too: section 10.
+		kp.LeafNode.Capabilities.Extensions = insertRandom(kp.LeafNode.Capabilities.Extensions, ExtensionType(v), 0)
+		if err := cfg.grease(&kp.LeafNode); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := kp.LeafNode.sign(opts.Signature, nil, 0); err != nil {
 		return nil, nil, wrapf(err, "new key package")

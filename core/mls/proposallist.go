@@ -117,7 +117,7 @@ func (g *PublicGroup) checkProposal(p *Proposal, sender Sender, gc *GroupContext
 			return fmt.Errorf("mls: %w: %d", ErrRemoveBlank, b.Removed)
 		}
 	case *PreSharedKey:
-		return b.PSK.check(g.s)
+		return b.PSK.check(g.s, g.successor && g.gc.Epoch == 0)
 	case *ReInit:
 		if b.Version < gc.Version {
 			return fmt.Errorf("mls: %w", ErrReInitVersion)
@@ -142,6 +142,9 @@ func (g *PublicGroup) checkContextExtensions(e Extensions) error {
 		return err
 	}
 	if _, err := e.AppData(); err != nil {
+		return err
+	}
+	if _, err := e.RequiredWireFormats(); err != nil {
 		return err
 	}
 	old, _ := g.gc.Extensions.Get(ExtensionExternalSenders)
@@ -377,8 +380,8 @@ func (g *PublicGroup) apply(list []StagedProposal, committer Sender) (*staging, 
 	if err := g.applyAppData(st); err != nil {
 		return nil, err
 	}
-	if newContext {
-		if err := st.tree.checkContext(st.gc); err != nil {
+	if newContext || len(st.appData) > 0 && g.cfg.CheckComponents {
+		if err := st.tree.checkContext(st.gc, g.cfg.CheckComponents); err != nil {
 			return nil, err
 		}
 	}
@@ -480,7 +483,7 @@ func (g *PublicGroup) checkSupported(types map[ProposalType]bool, list []StagedP
 
 // checkContext: all members support what a new GroupContext asks (RFC 9420
 // section 12.1.7).
-func (t *tree) checkContext(gc *GroupContext) error {
+func (t *tree) checkContext(gc *GroupContext, components bool) error {
 	rc, err := gc.Extensions.RequiredCapabilities()
 	if err != nil {
 		return err
@@ -492,6 +495,14 @@ func (t *tree) checkContext(gc *GroupContext) error {
 		for _, x := range gc.Extensions {
 			if !n.Capabilities.SupportsExtension(x.Type) {
 				return fmt.Errorf("mls: %w: 0x%04x, leaf %d", ErrUnsupportedGCE, uint16(x.Type), l)
+			}
+		}
+		if err := checkWireFormats(gc, n); err != nil {
+			return fmt.Errorf("mls: leaf %d: %w", l, err)
+		}
+		if components {
+			if err := checkComponents(gc, n); err != nil {
+				return fmt.Errorf("mls: leaf %d: %w", l, err)
 			}
 		}
 	}

@@ -26,9 +26,15 @@ func (s *suite) pskSecret(psks []pskValue) []byte {
 	return out
 }
 
-// check is RFC 9420 section 12.1.4.
-func (p *PreSharedKeyID) check(s *suite) error {
-	if p.Type == PSKResumption && p.Usage != ResumptionApplication {
+// special tells a PSK that stands for reinitialisation or branching.
+func (p *PreSharedKeyID) special() bool {
+	return p.Type == PSKResumption && p.Usage != ResumptionApplication
+}
+
+// check is RFC 9420 section 12.1.4. successor: the Commit sets up a group that
+// follows another.
+func (p *PreSharedKeyID) check(s *suite, successor bool) error {
+	if p.special() && !successor {
 		return fmt.Errorf("mls: %w: %d", ErrPSKUsage, p.Usage)
 	}
 	if len(p.Nonce) != s.nh {

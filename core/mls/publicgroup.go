@@ -41,6 +41,8 @@ type PublicGroup struct {
 	signer LeafIndex
 	info   *GroupInfo // verified GroupInfo of this epoch, without ratchet_tree
 	closed *ReInit    // the group was closed by it
+	// successor: the group is being made to follow another.
+	successor bool
 
 	pending []*PendingProposal
 	byRef   map[string]*PendingProposal
@@ -367,7 +369,7 @@ func (g *PublicGroup) checkAlone(p *Proposal, sender Sender) error {
 	case *GroupContextExtensions:
 		gc := g.gc.clone()
 		gc.Extensions = b.Extensions
-		return g.tree.checkContext(gc)
+		return g.tree.checkContext(gc, g.cfg.CheckComponents)
 	case *Update:
 		if sender.Type == SenderMember && g.tree.leaf(sender.Leaf) != nil {
 			t := g.tree.clone()

@@ -144,9 +144,6 @@ const (
 	ComponentAppAck               ComponentID = 0x0005
 )
 
-// isGREASE tells the values RFC 9420 section 13.5 sets aside for nonsense.
-func isGREASE(v uint16) bool { return v&0x0f0f == 0x0a0a && v>>8 == v&0xff }
-
 // vector16 reads a vector of uint16 values.
 func vector16[T ~uint16](r *tlspl.Reader) []T {
 	sub := r.Sub()

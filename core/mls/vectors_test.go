@@ -586,7 +586,7 @@ func vectorWelcome(t *testing.T, raw json.RawMessage) {
 	must(t, err)
 	w, err := ParseMessage(v.Welcome)
 	must(t, err)
-	o, err := openWelcome(w.Welcome, []JoinKey{{kp.KeyPackage, &KeyPackageSecrets{InitKey: v.Init}}}, nil)
+	o, err := openWelcome(w.Welcome, []JoinKey{{kp.KeyPackage, &KeyPackageSecrets{InitKey: v.Init}}}, true, nil)
 	must(t, err)
 	must(t, o.info.verifySignature(v.Signer))
 	gc := &o.info.GroupContext
