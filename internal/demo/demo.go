@@ -133,7 +133,7 @@ const (
 func (d *demo) prepare(ctx context.Context) error {
 	d.sayf("mimibridge demo: two MIMI providers on this machine, Prosody and Dendrite behind them, and a conversation.")
 	d.sayf("Everything listens on 127.0.0.1, on free ports, and ends with the demo.\n")
-	missing := setup.Missing(ctx)
+	missing := setup.Missing(ctx, setup.ForDemo())
 	build := !testnet.DendriteBuilt()
 	mb, minutes := 60, 1 // what the run itself takes
 	if len(missing) > 0 {

@@ -47,8 +47,8 @@ func module(name string) func(context.Context) bool {
 	}
 }
 
-// Needs are what the demo and the tests use. Dendrite is not among them: it is built, not installed.
-func Needs() []Need {
+// ForDemo are what the demo uses. Dendrite is not among them: it is built, not installed.
+func ForDemo() []Need {
 	return []Need{
 		{Name: "Prosody, an XMPP server", Package: "prosody", Units: []string{"prosody.service"}, MB: 20, Have: program("prosody", "/usr/bin/prosody")},
 		{Name: "slixmpp, an XMPP client", Package: "python3-slixmpp", MB: 40, Have: module("slixmpp")},
@@ -56,10 +56,15 @@ func Needs() []Need {
 	}
 }
 
-// Missing returns the needs that are not met.
-func Missing(ctx context.Context) []Need {
+// ForTests are what the tests use. Synapse is not among them: it goes into a Python environment of its own.
+func ForTests() []Need {
+	return append(ForDemo(), Need{Name: "Python environments", Package: "python3-venv", MB: 10, Have: module("ensurepip")})
+}
+
+// Missing returns those of the needs that are not met.
+func Missing(ctx context.Context, needs []Need) []Need {
 	var out []Need
-	for _, n := range Needs() {
+	for _, n := range needs {
 		if !n.Have(ctx) {
 			out = append(out, n)
 		}

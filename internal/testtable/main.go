@@ -41,11 +41,13 @@ func run(ctx context.Context, live bool, demo, timeout string, packages []string
 	progress := &testnet.Progress{W: os.Stdout, Terminal: isatty.IsTerminal(os.Stdout.Fd())}
 	if live {
 		o := setup.Options{In: os.Stdin, Terminal: isatty.IsTerminal(os.Stdin.Fd()) && progress.Terminal, Yes: os.Getenv("YES") == "1", Progress: progress}
-		if err := setup.Install(ctx, setup.Missing(ctx), o); err != nil {
+		if err := setup.Install(ctx, setup.Missing(ctx, setup.ForTests()), o); err != nil {
 			return err
 		}
-		if _, err := testnet.BuildDendrite(ctx, progress); err != nil {
-			return err
+		for _, build := range []func(context.Context, *testnet.Progress) (string, error){testnet.BuildDendrite, testnet.BuildSynapse} {
+			if _, err := build(ctx, progress); err != nil {
+				return err
+			}
 		}
 	}
 	args := []string{"test", "-json", "-count=1", "-timeout", timeout}
