@@ -258,7 +258,7 @@ func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, 
 		for _, se := range r.ordered() {
 			if audience[se.m.user] {
 				for _, e := range shown.stanzas {
-					out = append(out, e.with(se.jid.String()))
+					out = append(out, e.with(se.full))
 				}
 			}
 		}
@@ -411,11 +411,12 @@ func (s *service) showClosed(ctx context.Context, ev adapter.Event) (delivery, e
 		for _, se := range r.ordered() {
 			e := r.unavailable(se.m, nil, "110")
 			e.child(nsMUCUser, "x").add(el(nsMUCUser, "destroy").add(textEl(nsMUCUser, "reason", "This server can take no more part in the room.")))
-			out = append(out, e.with(se.jid.String()))
+			out = append(out, e.with(se.full))
 		}
 		r.gen++
 		r.gone = true
 		r.members, r.nicks, r.sessions = make(map[mimiuri.URI]*member), make(map[string]*member), make(map[string]*session)
+		r.order = nil
 		r.history = nil
 		return out, nil
 	}, func() {

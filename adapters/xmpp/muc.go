@@ -228,7 +228,7 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 	}
 	fresh := se == nil
 	if fresh {
-		se = &session{jid: req.from, m: m}
+		se = &session{jid: req.from, full: req.from.String(), m: m}
 	}
 	row := nickRow{m.user, nick, name}
 	if err := r.s.db.write(func(tx *sql.Tx) error {
@@ -247,7 +247,7 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 	se.show, se.status = req.show, req.status
 	if fresh {
 		m.sessions = append(m.sessions, se)
-		r.sessions[req.from.String()] = se
+		r.occupy(se)
 	}
 	to := req.from.String()
 	for _, other := range r.list() {
@@ -259,9 +259,9 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 		switch {
 		case x == se || x.m == m && !fresh || x.m != m && !m.shown:
 		case x.m == m:
-			out = append(out, r.presence(m, "110").with(x.jid.String()))
+			out = append(out, r.presence(m, "110").with(x.full))
 		default:
-			out = append(out, r.presence(m).with(x.jid.String()))
+			out = append(out, r.presence(m).with(x.full))
 		}
 	}
 	codes := []string{"100", "110"}
@@ -292,7 +292,7 @@ func (r *room) renamed(m *member, nick string, not *session) []*element {
 		if se.m == m {
 			codes = append(codes, "110")
 		}
-		e := el("", "presence", "type", "unavailable", "from", r.jid.with(old).String(), "to", se.jid.String())
+		e := el("", "presence", "type", "unavailable", "from", r.jid.with(old).String(), "to", se.full)
 		out = append(out, e.add(mucUser(item, codes), r.occupantID(m.user)))
 	}
 	return out
@@ -329,7 +329,7 @@ func (r *room) changed(se *session, req joinRequest) error {
 	for _, x := range r.ordered() {
 		if x.m != m {
 			if m.shown {
-				out = append(out, r.presence(m).with(x.jid.String()))
+				out = append(out, r.presence(m).with(x.full))
 			}
 			continue
 		}
@@ -337,7 +337,7 @@ func (r *room) changed(se *session, req joinRequest) error {
 		if nick != req.nick {
 			codes = append(codes, "210")
 		}
-		out = append(out, r.presence(m, codes...).with(x.jid.String()))
+		out = append(out, r.presence(m, codes...).with(x.full))
 	}
 	return r.send(out...)
 }

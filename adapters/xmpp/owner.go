@@ -191,9 +191,9 @@ func (s *service) roomRegister(in *packet, q *element) (*element, error) {
 	out := r.renamed(m, nick, nil)
 	for _, x := range r.ordered() {
 		if x.m == m {
-			out = append(out, r.presence(m, "100", "110").with(x.jid.String()))
+			out = append(out, r.presence(m, "100", "110").with(x.full))
 		} else if m.shown {
-			out = append(out, r.presence(m).with(x.jid.String()))
+			out = append(out, r.presence(m).with(x.full))
 		}
 	}
 	return nil, r.send(out...)

@@ -47,8 +47,9 @@ type room struct {
 	subject  string
 	gone     bool
 	members  map[mimiuri.URI]*member
-	nicks    map[string]*member // by nickKey
-	sessions map[string]*session
+	nicks    map[string]*member      // by nickKey
+	sessions map[string]*session     // by full JID
+	order    []*session              // the same, as ordered gives them; nil: to be made
 	saved    map[mimiuri.URI]nickRow // nicks of people who are no members now
 	joining  map[string]*joining     // by origin id
 	history  []shownMessage
@@ -73,7 +74,8 @@ type member struct {
 
 // session is one resource of a local user in the room.
 type session struct {
-	jid    addr // full
+	jid    addr   // full
+	full   string // jid
 	m      *member
 	show   string
 	status string
@@ -297,9 +299,9 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 		for _, o := range occupants {
 			m := r.members[o.user]
 			if m != nil && !r.gone {
-				se := &session{jid: o.jid, m: m}
+				se := &session{jid: o.jid, full: o.jid.String(), m: m}
 				m.sessions = append(m.sessions, se)
-				r.sessions[o.jid.String()] = se
+				r.occupy(se)
 				continue
 			}
 			// The participation ended, and nobody could be told then.
@@ -335,9 +337,9 @@ func (r *room) remove(m *member, actor *member, codes ...string) []*element {
 	r.saved[m.user] = nickRow{user: m.user, nick: m.nick, name: m.name}
 	var out []*element
 	for _, se := range m.sessions {
-		delete(r.sessions, se.jid.String())
+		r.vacate(se)
 		e := r.unavailable(m, actor, append([]string{"110"}, codes...)...)
-		out = append(out, e.with(se.jid.String()))
+		out = append(out, e.with(se.full))
 	}
 	m.sessions = nil
 	return append(out, r.toSeers(r.unavailable(m, actor, codes...), m)...)
@@ -347,7 +349,7 @@ func (r *room) remove(m *member, actor *member, codes ...string) []*element {
 func (r *room) toAll(e *element) []*element {
 	out := make([]*element, 0, len(r.sessions))
 	for _, se := range r.ordered() {
-		out = append(out, e.with(se.jid.String()))
+		out = append(out, e.with(se.full))
 	}
 	return out
 }
@@ -358,20 +360,33 @@ func (r *room) toSeers(e *element, m *member) []*element {
 	var out []*element
 	for _, se := range r.ordered() {
 		if m.shown || se.m == m {
-			out = append(out, e.with(se.jid.String()))
+			out = append(out, e.with(se.full))
 		}
 	}
 	return out
 }
 
-// ordered lists the sessions, always in the same order. r.mu is held.
+// ordered lists the sessions, always in the same order. r.mu is held; the caller does not change the list.
 func (r *room) ordered() []*session {
-	out := make([]*session, 0, len(r.sessions))
-	for _, se := range r.sessions {
-		out = append(out, se)
+	if r.order == nil {
+		r.order = make([]*session, 0, len(r.sessions))
+		for _, se := range r.sessions {
+			r.order = append(r.order, se)
+		}
+		sort.Slice(r.order, func(i, j int) bool { return r.order[i].full < r.order[j].full })
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].jid.String() < out[j].jid.String() })
-	return out
+	return r.order
+}
+
+// occupy and vacate add a session to the room, and take it out. r.mu is held.
+func (r *room) occupy(se *session) {
+	r.sessions[se.full] = se
+	r.order = nil
+}
+
+func (r *room) vacate(se *session) {
+	delete(r.sessions, se.full)
+	r.order = nil
 }
 
 // affiliation says a role in XEP-0045's terms.
@@ -410,7 +425,7 @@ func (r *room) presence(m *member, codes ...string) *element {
 	switch {
 	case len(m.sessions) > 0:
 		se := m.sessions[len(m.sessions)-1]
-		item.set("jid", se.jid.String())
+		item.set("jid", se.full)
 		if se.show != "" {
 			e.add(textEl("", "show", se.show))
 		}
@@ -457,7 +472,7 @@ func (m *member) nickElement() *element {
 // r.mu is held.
 func (r *room) endSession(se *session, answer bool, status string) {
 	m := se.m
-	delete(r.sessions, se.jid.String())
+	r.vacate(se)
 	shown := m.sessions[len(m.sessions)-1] == se
 	for i, x := range m.sessions {
 		if x == se {
@@ -470,11 +485,11 @@ func (r *room) endSession(se *session, answer bool, status string) {
 	}
 	var out []*element
 	if answer {
-		e := el("", "presence", "type", "unavailable", "from", r.jid.with(m.nick).String(), "to", se.jid.String())
+		e := el("", "presence", "type", "unavailable", "from", r.jid.with(m.nick).String(), "to", se.full)
 		if status != "" {
 			e.add(textEl("", "status", status))
 		}
-		item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", "none", "jid", se.jid.String())
+		item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", "none", "jid", se.full)
 		out = append(out, e.add(mucUser(item, []string{"110"}), r.occupantID(m.user)))
 	}
 	if shown {
@@ -488,7 +503,7 @@ func (r *room) toOthers(e *element, m *member) []*element {
 	var out []*element
 	for _, se := range r.ordered() {
 		if m.shown && se.m != m {
-			out = append(out, e.with(se.jid.String()))
+			out = append(out, e.with(se.full))
 		}
 	}
 	return out
@@ -514,7 +529,7 @@ func (r *room) resume(previous, now mark) {
 	defer r.mu.Unlock()
 	var out []*element
 	for _, se := range r.ordered() {
-		probe := el("", "message", "type", "groupchat", "id", "probe-"+shortHash(se.jid.String()), "from", r.jid.String(), "to", se.jid.String())
+		probe := el("", "message", "type", "groupchat", "id", "probe-"+shortHash(se.full), "from", r.jid.String(), "to", se.full)
 		out = append(out, probe.add(el(nsHints, "no-store")))
 	}
 	last := r.last
@@ -525,10 +540,10 @@ func (r *room) resume(previous, now mark) {
 		for _, se := range r.ordered() {
 			for _, m := range r.list() {
 				if m != se.m && m.shown {
-					out = append(out, r.presence(m).with(se.jid.String()))
+					out = append(out, r.presence(m).with(se.full))
 				}
 			}
-			out = append(out, r.presence(se.m, "110", "100").with(se.jid.String()))
+			out = append(out, r.presence(se.m, "110", "100").with(se.full))
 		}
 	}
 	_ = r.send(out...)
