@@ -54,6 +54,8 @@ type Config struct {
 	Retention time.Duration
 	// WrapHub, if set, is put around the way to the hubs of other providers, for tests that lose answers.
 	WrapHub func(port.Hub) port.Hub
+	// WrapNotify, if set, is put around the way from the hubs to the own clients, for tests that repeat, delay and reorder.
+	WrapNotify func(port.Notify) port.Notify
 }
 
 // Provider runs. Make it with New.
@@ -107,10 +109,13 @@ func New(cfg Config) (*Provider, error) {
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, Retention: cfg.Retention})
 	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
+	if cfg.WrapNotify != nil {
+		r.ownNotify = cfg.WrapNotify(p.Client)
+	}
 	if cfg.WrapHub != nil {
 		r.ownHub = cfg.WrapHub(p.Hub)
 	}
-	p.server = federation.NewServer(fc, p.Hub, p.Client, p.Client)
+	p.server = federation.NewServer(fc, p.Hub, r.ownNotify, p.Client)
 	return p, nil
 }
 

@@ -97,6 +97,9 @@ type provider struct {
 	addr   string
 	mem    *memory
 	wrap   func(port.Hub) port.Hub
+	in     func(port.Notify) port.Notify
+	wait   time.Duration // core.Config.Patience
+	delay  func() time.Duration
 
 	core   *core.Provider
 	cancel context.CancelFunc
@@ -183,6 +186,10 @@ func (p *provider) start() *provider {
 		level = zerolog.DebugLevel
 	}
 	log := zerolog.New(zerolog.ConsoleWriter{Out: testWriter{p.t}, NoColor: true}).Level(level).With().Timestamp().Str("provider", p.domain).Logger()
+	delay := p.delay
+	if delay == nil {
+		delay = func() time.Duration { return 20 * time.Millisecond }
+	}
 	c, err := core.New(core.Config{
 		Domain: p.domain,
 		Store:  store.Options{Path: filepath.Join(p.dir, "mimi.db"), Key: make([]byte, store.KeySize)},
@@ -191,7 +198,7 @@ func (p *provider) start() *provider {
 			Roots:       p.net.roots, BaseURL: "https://" + p.addr, Resolve: p.net.resolve,
 		},
 		Listener: p.ln, Adapters: []adapter.Adapter{p.mem}, Level: func(string) adapter.Level { return adapter.LevelUser },
-		Log: log, CommitDelay: func() time.Duration { return 20 * time.Millisecond }, WrapHub: p.wrap,
+		Log: log, CommitDelay: delay, WrapHub: p.wrap, WrapNotify: p.in, Patience: p.wait,
 	})
 	if err != nil {
 		p.t.Fatal(err)

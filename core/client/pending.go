@@ -160,8 +160,8 @@ func clip(s string) string {
 }
 
 // catchUp processes what the hub had accepted before ts (its clock, ms), so that what it accepted then takes its place behind
-// it. ready is false if that is still on its way from the own hub, which says so by Notify; what a hub elsewhere has not
-// told yet comes late.
+// it. ready is false if that is still on its way from the own hub: it is looked at again in a moment. What a hub elsewhere has
+// not told yet comes late.
 func (r *room) catchUp(ctx context.Context, ts int64) (ready bool, err error) {
 	for r.broken == "" && r.g != nil {
 		more, err := r.inbox(ctx, ts-1)
@@ -183,6 +183,9 @@ func (r *room) catchUp(ctx context.Context, ts int64) (ready bool, err error) {
 		behind, err = tx.HubBehind(store.Queue{Room: r.id, Peer: r.c.cfg.Domain}, ts)
 		return err
 	})
+	if behind {
+		r.pauseHub(20 * time.Millisecond)
+	}
 	return !behind, err
 }
 
