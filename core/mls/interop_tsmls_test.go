@@ -56,7 +56,7 @@ func (*tsMLS) lacks(step string) string {
 // user's cache, and starts the script there.
 func startTSMLS(t *testing.T) *tsMLS {
 	t.Helper()
-	const cure = "install node 20 or newer with npm, such as by: apt-get install nodejs npm"
+	const cure = "install node 18 or newer with npm, such as by: apt-get install nodejs npm"
 	node, err := exec.LookPath("node")
 	if err != nil {
 		t.Fatalf("ts-mls needs node: %v; %s", err, cure)

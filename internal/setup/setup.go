@@ -58,7 +58,11 @@ func ForDemo() []Need {
 
 // ForTests are what the tests use. Synapse is not among them: it goes into a Python environment of its own.
 func ForTests() []Need {
-	return append(ForDemo(), Need{Name: "Python environments", Package: "python3-venv", MB: 10, Have: module("ensurepip")})
+	return append(ForDemo(),
+		Need{Name: "Python environments", Package: "python3-venv", MB: 10, Have: module("ensurepip")},
+		Need{Name: "Node.js, for another MLS implementation", Package: "nodejs", MB: 150, Have: program("node")},
+		Need{Name: "npm, which fetches that", Package: "npm", MB: 150, Have: program("npm")},
+	)
 }
 
 // Missing returns those of the needs that are not met.

@@ -1,6 +1,7 @@
 // Members of groups by ts-mls, driven over standard input and output: a line in
 // is a call {"id", "op", ...}, a line out its answer {"id", "error"} or {"id",
 // ...}. Bytes are base64, messages are MLSMessages.
+import { webcrypto } from "node:crypto"
 import { createInterface } from "node:readline"
 import {
   acceptAll, createApplicationMessage, createCommit, createGroup, decodeMlsMessage, defaultCapabilities,
@@ -12,6 +13,9 @@ import { ratchetTreeEncoder } from "ts-mls/ratchetTree.js"
 import { varLenDataEncoder } from "ts-mls/codec/variableLength.js"
 import { encode } from "ts-mls/codec/tlsEncoder.js"
 import { p256, p384, p521 } from "@noble/curves/nist.js"
+
+// Node 18, which Debian 12 has, lacks the global that newer ones have.
+globalThis.crypto ??= webcrypto
 
 const bytes = (s) => new Uint8Array(Buffer.from(s ?? "", "base64"))
 const text = (b) => Buffer.from(b).toString("base64")
