@@ -475,7 +475,19 @@ func (w *inlineWriter) lineHead(b *strings.Builder, s string) int {
 	case '\t':
 		b.WriteString("&#9;")
 		return 1
-	case '#', '>', '+', '-', '=', ':', '|':
+	case '>', '|':
+		b.WriteByte('\\')
+		b.WriteByte(c)
+		return 1
+	case '#', '+', '-', '=', ':':
+		// Before a word, a number or a hashtag's name it opens nothing.
+		rest := s[1:]
+		if c == '#' {
+			rest = strings.TrimLeft(s, "#")
+		}
+		if next, _ := utf8.DecodeRuneInString(rest); isWord(next) {
+			return 0
+		}
 		b.WriteByte('\\')
 		b.WriteByte(c)
 		return 1

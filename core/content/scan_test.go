@@ -187,13 +187,14 @@ func BenchmarkRich(b *testing.B) {
 			for b.Loop() {
 				worst, of := int64(0), ""
 				for name, s := range m {
-					r := elapsed(func() { op.run(s) })
+					// The best of three, since others use the machine too.
+					r := min(elapsed(func() { op.run(s) }), elapsed(func() { op.run(s) }), elapsed(func() { op.run(s) }))
 					if r > worst {
 						worst, of = r, name
 					}
 				}
 				b.ReportMetric(float64(worst)/1e6, "ms/worst")
-				_ = of
+				b.Logf("%.1f ms: %s", float64(worst)/1e6, of)
 			}
 		})
 	}
