@@ -3,6 +3,7 @@ package mls
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // RuleError is a rule of RFC 9420 (or of draft-ietf-mls-extensions, where
@@ -14,7 +15,12 @@ type RuleError struct {
 	Rule    string // in a few words
 }
 
-func (e *RuleError) Error() string { return fmt.Sprintf("%s (RFC 9420 section %s)", e.Rule, e.Section) }
+func (e *RuleError) Error() string {
+	if strings.HasPrefix(e.Section, "draft-") {
+		return fmt.Sprintf("%s (%s)", e.Rule, e.Section)
+	}
+	return fmt.Sprintf("%s (RFC 9420 section %s)", e.Rule, e.Section)
+}
 
 func rule(section, text string) *RuleError { return &RuleError{section, text} }
 
@@ -96,6 +102,8 @@ var (
 	ErrRequiredCapabilities = rule("12.1.7", "required capabilities not supported by all members")
 	ErrWireFormat           = rule("draft-ietf-mls-extensions: Negotiating", "required wire format not supported, or not for this group")
 	ErrComponent            = rule("draft-ietf-mls-extensions: Negotiating", "required component or media type not supported")
+	ErrPartialContext       = rule("draft-mahy-mls-semiprivatemessage: Decryption", "partial context hash differs")
+	ErrFramedContentHash    = rule("draft-mahy-mls-semiprivatemessage: Decryption", "hash of the FramedContentTBS differs")
 	ErrUnsupportedGCE       = rule("7.2", "GroupContext extension not supported by all members")
 )
 
@@ -118,6 +126,7 @@ var (
 	ErrNoPathKey      = errors.New("no local leaf can decrypt the path")
 	ErrLeafDeparting  = errors.New("leaf has a pending Remove or SelfRemove")
 	ErrSecretConsumed = errors.New("exported secret was given out already")
+	ErrNotReceiver    = errors.New("message is not for this external receiver")
 	ErrState          = errors.New("stored state malformed")
 )
 

@@ -183,6 +183,8 @@ type MLSMessage struct {
 	Welcome        *Welcome
 	GroupInfo      *GroupInfo
 	KeyPackage     *KeyPackage
+	// SemiPrivateMessage with the wire format of [UseSemiPrivateMessage].
+	SemiPrivateMessage *SemiPrivateMessage
 }
 
 // ParseMessage reads exactly one MLSMessage from b.
@@ -194,8 +196,8 @@ func ParseMessage(b []byte) (*MLSMessage, error) {
 	return m, nil
 }
 
-// NewMessage frames a *PublicMessage, *PrivateMessage, *Welcome, *GroupInfo or
-// *KeyPackage; it panics for anything else.
+// NewMessage frames a *PublicMessage, *PrivateMessage, *SemiPrivateMessage,
+// *Welcome, *GroupInfo or *KeyPackage; it panics for anything else.
 func NewMessage(content any) *MLSMessage {
 	m := &MLSMessage{Version: MLS10}
 	switch c := content.(type) {
@@ -209,6 +211,8 @@ func NewMessage(content any) *MLSMessage {
 		m.WireFormat, m.GroupInfo = WireFormatGroupInfo, c
 	case *KeyPackage:
 		m.WireFormat, m.KeyPackage = WireFormatKeyPackage, c
+	case *SemiPrivateMessage:
+		m.WireFormat, m.SemiPrivateMessage = semiPrivate.WireFormat, c
 	default:
 		panic(fmt.Sprintf("mls: NewMessage of %T", content))
 	}
@@ -218,39 +222,45 @@ func NewMessage(content any) *MLSMessage {
 // Bytes gives the encoding.
 func (m *MLSMessage) Bytes() []byte { return tlspl.Marshal(m) }
 
-// GroupID gives the group of a PublicMessage, PrivateMessage or GroupInfo, else nil.
+// GroupID gives the group of a PublicMessage, PrivateMessage, SemiPrivateMessage or GroupInfo, else nil.
 func (m *MLSMessage) GroupID() []byte {
 	switch {
 	case m.PublicMessage != nil:
 		return m.PublicMessage.Content.GroupID
 	case m.PrivateMessage != nil:
 		return m.PrivateMessage.GroupID
+	case m.SemiPrivateMessage != nil:
+		return m.SemiPrivateMessage.GroupID
 	case m.GroupInfo != nil:
 		return m.GroupInfo.GroupContext.GroupID
 	}
 	return nil
 }
 
-// Epoch gives the epoch of a PublicMessage, PrivateMessage or GroupInfo, else 0.
+// Epoch gives the epoch of a PublicMessage, PrivateMessage, SemiPrivateMessage or GroupInfo, else 0.
 func (m *MLSMessage) Epoch() uint64 {
 	switch {
 	case m.PublicMessage != nil:
 		return m.PublicMessage.Content.Epoch
 	case m.PrivateMessage != nil:
 		return m.PrivateMessage.Epoch
+	case m.SemiPrivateMessage != nil:
+		return m.SemiPrivateMessage.Epoch
 	case m.GroupInfo != nil:
 		return m.GroupInfo.GroupContext.Epoch
 	}
 	return 0
 }
 
-// ContentType gives the content type of a PublicMessage or PrivateMessage, else 0.
+// ContentType gives the content type of a PublicMessage, PrivateMessage or SemiPrivateMessage, else 0.
 func (m *MLSMessage) ContentType() ContentType {
 	switch {
 	case m.PublicMessage != nil:
 		return m.PublicMessage.Content.ContentType
 	case m.PrivateMessage != nil:
 		return m.PrivateMessage.ContentType
+	case m.SemiPrivateMessage != nil:
+		return m.SemiPrivateMessage.ContentType
 	}
 	return 0
 }
@@ -270,6 +280,10 @@ func (m *MLSMessage) MarshalTLS(w *tlspl.Writer) {
 		m.GroupInfo.MarshalTLS(w)
 	case WireFormatKeyPackage:
 		m.KeyPackage.MarshalTLS(w)
+	default:
+		if m.SemiPrivateMessage != nil {
+			m.SemiPrivateMessage.MarshalTLS(w)
+		}
 	}
 }
 
@@ -302,6 +316,11 @@ func (m *MLSMessage) UnmarshalTLS(r *tlspl.Reader) {
 			r.Failf("KeyPackage version %d", m.KeyPackage.Version)
 		}
 	default:
+		if m.WireFormat != 0 && m.WireFormat == semiPrivate.WireFormat {
+			m.SemiPrivateMessage = new(SemiPrivateMessage)
+			m.SemiPrivateMessage.UnmarshalTLS(r)
+			return
+		}
 		r.Failf("wire format 0x%04x", uint16(m.WireFormat))
 	}
 }

@@ -387,6 +387,18 @@ func (g *Group) protect(ac *AuthenticatedContent) (*MLSMessage, error) {
 		g.st.commit(step)
 		return NewMessage(m), nil
 	}
+	if ac.WireFormat == semiPrivate.WireFormat && ac.WireFormat != 0 {
+		receivers, err := semiPrivateReceivers(g.gc)
+		if err != nil {
+			return nil, err
+		}
+		m, step, err := g.s.sealSemiPrivate(g.cfg, g.st, g.secrets.senderData, receivers, ac, g.gcBytes)
+		if err != nil {
+			return nil, err
+		}
+		g.st.commit(step)
+		return NewMessage(m), nil
+	}
 	return nil, fmt.Errorf("%w: %v", ErrContentType, ac.WireFormat)
 }
 
@@ -428,8 +440,39 @@ func (g *Group) unprotect(msg *MLSMessage, want ContentType) (*AuthenticatedCont
 			return nil, nil, err
 		}
 		return ac, step, g.verifyContent(ac)
+	case msg.SemiPrivateMessage != nil:
+		return g.unprotectSemiPrivate(msg.SemiPrivateMessage, want)
 	}
 	return nil, nil, fmt.Errorf("mls: %w: %v", ErrContentType, msg.WireFormat)
+}
+
+func (g *Group) unprotectSemiPrivate(m *SemiPrivateMessage, want ContentType) (*AuthenticatedContent, *secretStep, error) {
+	c := &FramedContent{GroupID: m.GroupID, Epoch: m.Epoch, ContentType: m.ContentType, AuthenticatedData: m.AuthenticatedData}
+	if err := g.checkFraming(c, want); err != nil {
+		return nil, nil, err
+	}
+	if _, err := semiPrivateReceivers(g.gc); err != nil {
+		return nil, nil, err
+	}
+	sd, err := g.s.openSenderData(g.secrets.senderData, m.private())
+	if err != nil {
+		return nil, nil, err
+	}
+	if g.tree.leaf(sd.leaf) == nil {
+		return nil, nil, fmt.Errorf("mls: %w: leaf %d is blank", ErrSender, sd.leaf)
+	}
+	if g.locals[sd.leaf] != nil {
+		return nil, nil, fmt.Errorf("mls: %w: leaf %d", ErrOwnMessage, sd.leaf)
+	}
+	step, err := g.st.peek(g.cfg, sd.leaf, RatchetHandshake, sd.generation)
+	if err != nil {
+		return nil, nil, err
+	}
+	ac, err := m.open(g.s, &perMessageKey{step.key, step.nonce, sd.guard, sd.leaf}, g.gcBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ac, step, g.verifyContent(ac)
 }
 
 // ReceiveProposal verifies and keeps a proposal, public or private, with its
@@ -529,7 +572,7 @@ func (g *Group) StageCommit(msg *MLSMessage) (*Staged, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mls: stage commit: %w", err)
 	}
-	if ac.WireFormat == WireFormatPrivateMessage && ac.Content.Sender.Type != SenderMember {
+	if ac.WireFormat != WireFormatPublicMessage && ac.Content.Sender.Type != SenderMember {
 		return nil, fmt.Errorf("mls: stage commit: %w", ErrSender)
 	}
 	public, err := g.stage(ac)

@@ -56,6 +56,7 @@ func (ours) lacks(string) string { return "" }
 func (ours) newMember(t *testing.T, suite CipherSuite, name string) groupMember {
 	cfg := testConfig()
 	cfg.Now = clock
+	cfg.GREASE = true
 	cfg.PSKs = PSKFunc(func(id *PreSharedKeyID) ([]byte, error) {
 		if id.Type == PSKExternal && bytes.Equal(id.ID, interopPSKID) {
 			return interopPSK, nil

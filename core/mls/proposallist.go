@@ -147,6 +147,15 @@ func (g *PublicGroup) checkContextExtensions(e Extensions) error {
 	if _, err := e.RequiredWireFormats(); err != nil {
 		return err
 	}
+	receivers, err := e.ExternalReceivers()
+	if err != nil {
+		return err
+	}
+	for i := range receivers {
+		if err := g.s.checkHPKEPublic(receivers[i].PublicKey); err != nil {
+			return fmt.Errorf("mls: external receiver %d: %w", i, err)
+		}
+	}
 	old, _ := g.gc.Extensions.Get(ExtensionExternalSenders)
 	if now, ok := e.Get(ExtensionExternalSenders); ok && !bytes.Equal(old, now) {
 		for i := range senders {

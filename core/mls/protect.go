@@ -114,12 +114,9 @@ func (s *suite) sealPrivate(cfg *Config, t *secretTree, senderData []byte, ac *A
 	if m.Ciphertext, err = s.seal(st.key, guarded(st.nonce, guard), aad.Bytes(), w.Bytes()); err != nil {
 		return nil, nil, err
 	}
-	var sd tlspl.Writer
-	sd.Uint32(uint32(c.Sender.Leaf))
-	sd.Uint32(st.generation)
-	sd.Raw(guard)
+	sd := senderDataOf(c.Sender.Leaf, st.generation, guard)
 	key, nonce := s.senderDataKey(senderData, m.Ciphertext)
-	if m.EncryptedSenderData, err = s.seal(key, nonce, m.senderDataAAD(), sd.Bytes()); err != nil {
+	if m.EncryptedSenderData, err = s.seal(key, nonce, m.senderDataAAD(), sd); err != nil {
 		return nil, nil, err
 	}
 	return m, st, nil

@@ -343,7 +343,11 @@ func (g *PublicGroup) ReceiveProposal(msg *MLSMessage) (*PendingProposal, error)
 	if err := g.verifyContent(ac); err != nil {
 		return nil, fmt.Errorf("mls: receive proposal: %w", err)
 	}
-	if a, ok := m.Content.Proposal.Body.(*Add); ok {
+	return g.receiveProposal(ac, msg.Bytes())
+}
+
+func (g *PublicGroup) receiveProposal(ac *AuthenticatedContent, raw []byte) (*PendingProposal, error) {
+	if a, ok := ac.Content.Proposal.Body.(*Add); ok {
 		if err := g.cfg.checkLifetime(&a.KeyPackage.LeafNode); err != nil {
 			return nil, fmt.Errorf("mls: receive proposal: %w", err)
 		}
@@ -351,7 +355,7 @@ func (g *PublicGroup) ReceiveProposal(msg *MLSMessage) (*PendingProposal, error)
 	if err := g.checkAlone(ac.Content.Proposal, ac.Content.Sender); err != nil {
 		return nil, fmt.Errorf("mls: receive proposal: %w", err)
 	}
-	p, err := g.keepProposal(ac, msg.Bytes())
+	p, err := g.keepProposal(ac, raw)
 	if err != nil {
 		return nil, fmt.Errorf("mls: receive proposal: %w", err)
 	}
@@ -502,6 +506,10 @@ func (g *PublicGroup) InspectCommit(msg *MLSMessage) (*StagedPublicCommit, error
 	if err := g.verifyContent(ac); err != nil {
 		return nil, fmt.Errorf("mls: inspect commit: %w", err)
 	}
+	return g.inspect(ac)
+}
+
+func (g *PublicGroup) inspect(ac *AuthenticatedContent) (*StagedPublicCommit, error) {
 	s, err := g.stage(ac)
 	if err == nil {
 		err = g.cfg.checkLifetimes(s.Proposals)
@@ -621,11 +629,56 @@ func (g *PublicGroup) CompleteGroupInfo(s *StagedPublicCommit, p *PartialGroupIn
 	if s != nil {
 		at = s.next
 	}
-	if p.Presence != RatchetTreeNone && p.Presence != RatchetTreeRemoved {
-		return nil, fmt.Errorf("mls: complete group info: %w", ErrGroupInfoDiffers)
+	if _, ok := p.Extensions.Get(ExtensionRatchetTree); ok {
+		return nil, fmt.Errorf("mls: complete group info: %w: ratchet_tree in a PartialGroupInfo", ErrGroupInfoDiffers)
 	}
 	info := &GroupInfo{GroupContext: *at.gc.clone(), Extensions: p.Extensions.Clone(), ConfirmationTag: at.tag, Signer: at.signer, Signature: p.Signature}
-	return info, g.VerifyGroupInfo(s, info)
+	if p.Presence == RatchetTreeNone || p.Presence == RatchetTreeRemoved {
+		if err := g.VerifyGroupInfo(s, info); err != nil {
+			return nil, err
+		}
+		return info, nil
+	}
+	// The draft does not say where in the list the tree stood, and the signature
+	// covers it: the ends first, then between.
+	if len(p.Extensions) > maxPartialExtensions {
+		return nil, fmt.Errorf("mls: complete group info: %w: %d extensions", ErrGroupInfoDiffers, len(p.Extensions))
+	}
+	tree := Extension{ExtensionRatchetTree, tlspl.Marshal(at.tree.export())}
+	var err error
+	for i := range len(p.Extensions) + 1 {
+		info.Extensions = slices.Insert(p.Extensions.Clone(), len(p.Extensions)-i, tree)
+		if err = g.VerifyGroupInfo(s, info); err == nil {
+			return info, nil
+		}
+	}
+	return nil, err
+}
+
+// maxPartialExtensions bounds the signatures tried for one PartialGroupInfo.
+const maxPartialExtensions = 8
+
+// CompleteTree gives the ratchet tree that o stands for in the epoch s leads to,
+// or in the current one if s is nil (draft-mahy-mls-ratchet-tree-options section
+// "Conveying the Ratchet Tree"): what a Delivery Service hands to joiners. A full
+// tree must be the group's; for distributionService it is taken from the group,
+// which is how a hub that reads all handshakes holds it. The other
+// representations are for the caller to fetch and give as a full one.
+func (g *PublicGroup) CompleteTree(s *StagedPublicCommit, o *RatchetTreeOption) (*RatchetTree, error) {
+	at := g
+	if s != nil {
+		at = s.next
+	}
+	switch o.Representation {
+	case RatchetTreeFull:
+		if o.Tree == nil || !bytes.Equal(tlspl.Marshal(o.Tree), tlspl.Marshal(at.tree.export())) {
+			return nil, fmt.Errorf("mls: complete tree: %w", ErrTreeHash)
+		}
+		return o.Tree, nil
+	case RatchetTreeDistributionService:
+		return at.tree.export(), nil
+	}
+	return nil, fmt.Errorf("mls: complete tree: %w: representation %d is to be fetched", ErrTree, o.Representation)
 }
 
 // SignExternalProposal makes a proposal by the external sender of that index

@@ -129,6 +129,12 @@ type RatchetTreeOption struct {
 	TreeSignature  []byte       // with RatchetTreeHTTPSURI and RatchetTreeOutOfBand
 }
 
+// DistributionServiceTree is the option that leaves the tree to the Delivery
+// Service; see [PublicGroup.CompleteTree].
+func DistributionServiceTree() *RatchetTreeOption {
+	return &RatchetTreeOption{Representation: RatchetTreeDistributionService}
+}
+
 // FullTree is the option that carries t itself.
 func FullTree(t *RatchetTree) *RatchetTreeOption {
 	return &RatchetTreeOption{Representation: RatchetTreeFull, Tree: t}
@@ -205,8 +211,13 @@ func (p *PartialGroupInfo) UnmarshalTLS(r *tlspl.Reader) {
 	p.Signature = r.Opaque()
 }
 
-// Partial gives the parts of g a Delivery Service lacks, for a group that never
-// puts the tree into its GroupInfo.
+// Partial gives the parts of g a Delivery Service lacks, for a group whose
+// GroupInfos have the tree inside either always or never. For one that changes
+// over, the caller sets Presence.
 func (g *GroupInfo) Partial() *PartialGroupInfo {
-	return &PartialGroupInfo{RatchetTreeNone, g.Extensions.Without(ExtensionRatchetTree), g.Signature}
+	p := &PartialGroupInfo{RatchetTreeNone, g.Extensions.Without(ExtensionRatchetTree), g.Signature}
+	if len(p.Extensions) != len(g.Extensions) {
+		p.Presence = RatchetTreePresent
+	}
+	return p
 }
