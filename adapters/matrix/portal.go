@@ -530,20 +530,23 @@ func (b *bridge) saidSince(ctx context.Context, p portal, ghost id.UserID, invit
 		return nil, nil // then it is not known what was said to whom
 	}
 	var out []incoming
-	from := ""
+	from, complete := "", false
 pages:
-	for range backfillPages {
+	for page := range backfillPages {
+		complete = complete || page == backfillPages-1
 		events, next, err := b.hs.history(ctx, ghost, p.room, from, 100, nil)
 		if err != nil {
 			if fault.Temporary(err) {
 				return nil, err
 			}
+			complete = true
 			break // the room shows no history to those who join
 		}
 		for _, ev := range events {
 			if ev.ID == invite {
 				break pages
 			}
+			complete = complete || ev.Type == "m.room.member" && ev.StateKey != nil && *ev.StateKey == string(ghost)
 			ev.RoomID = p.room
 			body := ev.marshal()
 			if _, err := parseEvent(body); err == nil && b.wanted(ev) && ev.Type != "m.room.member" {
@@ -554,6 +557,11 @@ pages:
 			break
 		}
 		from = next
+	}
+	if !complete {
+		// Homeservers write timelines after they have answered. One that does not show the ghost's own join yet may
+		// not show what was said before it either.
+		return nil, fault.New(fault.Unavailable, "the room's timeline is not up to date yet")
 	}
 	slices.Reverse(out)
 	return out, nil
