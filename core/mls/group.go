@@ -53,6 +53,10 @@ type Group struct {
 	past    []*pastEpoch // the newest last
 	// gone are rows to delete that no tree holds any more.
 	gone []RatchetRow
+	// What TakeState gave out last.
+	saved        stateStamp
+	savedPending []byte
+	attached     int
 }
 
 // LeafOptions is what goes into a LeafNode of a local leaf. Where an existing

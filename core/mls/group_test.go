@@ -69,15 +69,21 @@ type rowID struct {
 }
 
 type stored struct {
-	epoch []byte
-	rows  map[rowID][]byte
+	epoch, pending []byte
+	rows           map[rowID][]byte
 }
 
 func (s *stored) save(t testing.TB, g *Group) {
 	t.Helper()
-	var err error
-	if s.epoch, err = g.MarshalEpoch(); err != nil {
+	c, err := g.TakeState()
+	if err != nil {
 		t.Fatal(err)
+	}
+	if c.Epoch != nil {
+		s.epoch, s.pending = c.Epoch, nil
+	}
+	if c.Pending != nil {
+		s.pending = c.Pending
 	}
 	for _, r := range g.TakeRatchets() {
 		id := rowID{r.Epoch, r.Leaf, r.Kind}
@@ -100,6 +106,9 @@ func (s *stored) load(t testing.TB, cfg *Config) *Group {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.pending != nil {
+		must(t, g.LoadPending(s.pending))
 	}
 	return g
 }

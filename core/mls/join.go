@@ -166,11 +166,13 @@ func (g *Group) AttachWelcome(welcome *Welcome, kps []JoinKey) error {
 			return fmt.Errorf("mls: attach welcome: %w", err)
 		}
 		g.begin(e)
+		g.attached++
 		return nil
 	}
 	if err := g.attach(o); err != nil {
 		return fmt.Errorf("mls: attach welcome: %w", err)
 	}
+	g.attached++
 	return nil
 }
 
@@ -247,6 +249,7 @@ func (g *Group) AttachLeaf(l LeafIndex, leafKey []byte, sig *SignatureKey) error
 		return fmt.Errorf("mls: attach leaf: %w", err)
 	}
 	g.keys[l.node()] = bytes.Clone(leafKey)
+	g.attached++
 	if g.locals[l] == nil {
 		g.locals[l] = &localLeaf{sig, g.gc.Epoch}
 	}
@@ -263,6 +266,7 @@ func (g *Group) AttachGroup(o *Group) error {
 	for x, k := range o.keys {
 		g.keys[x] = k
 	}
+	g.attached++
 	for l, ll := range o.locals {
 		if g.locals[l] != nil {
 			continue

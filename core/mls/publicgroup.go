@@ -755,12 +755,39 @@ func (g *PublicGroup) marshal(w *tlspl.Writer) {
 	w.Uint32(uint32(g.signer))
 	w.Optional(g.info != nil, func(w *tlspl.Writer) { g.info.MarshalTLS(w) })
 	w.Optional(g.closed != nil, func(w *tlspl.Writer) { g.closed.MarshalTLS(w) })
+	g.marshalProposals(w)
+}
+
+func (g *PublicGroup) marshalProposals(w *tlspl.Writer) {
 	w.Vector(func(w *tlspl.Writer) {
 		for _, p := range g.pending {
 			w.Opaque(p.content)
 			w.Opaque(p.Message)
 		}
 	})
+}
+
+func readProposals(r *tlspl.Reader) (out []*PendingProposal) {
+	r.Vector(func(r *tlspl.Reader) {
+		content, msg := r.Opaque(), r.Opaque()
+		ac := new(AuthenticatedContent)
+		if err := tlspl.Unmarshal(content, ac); err != nil || ac.Content.Proposal == nil {
+			r.Failf("pending proposal: %v", err)
+			return
+		}
+		out = append(out, &PendingProposal{Proposal: *ac.Content.Proposal, Sender: ac.Content.Sender,
+			AuthenticatedData: ac.Content.AuthenticatedData, Message: msg, content: content})
+	})
+	return out
+}
+
+// setPending takes proposals that were read.
+func (g *PublicGroup) setPending(list []*PendingProposal) {
+	g.pending, g.byRef = list, make(map[string]*PendingProposal, len(list))
+	for _, p := range list {
+		p.Ref = g.s.proposalRef(p.content)
+		g.byRef[string(p.Ref)] = p
+	}
 }
 
 // LoadPublicGroup reads what MarshalBinary wrote. Nothing is verified again: the
@@ -775,7 +802,7 @@ func LoadPublicGroup(cfg *Config, b []byte) (*PublicGroup, error) {
 }
 
 func readPublicGroup(cfg *Config, r *tlspl.Reader) *PublicGroup {
-	g := &PublicGroup{cfg: cfg, gc: new(GroupContext), byRef: map[string]*PendingProposal{}}
+	g := &PublicGroup{cfg: cfg, gc: new(GroupContext)}
 	if v := r.Uint8(); r.Err() == nil && v != publicStateVersion {
 		r.Failf("state version %d", v)
 	}
@@ -793,16 +820,7 @@ func readPublicGroup(cfg *Config, r *tlspl.Reader) *PublicGroup {
 		g.closed = new(ReInit)
 		g.closed.UnmarshalTLS(r)
 	})
-	r.Vector(func(r *tlspl.Reader) {
-		content, msg := r.Opaque(), r.Opaque()
-		ac := new(AuthenticatedContent)
-		if err := tlspl.Unmarshal(content, ac); err != nil || ac.Content.Proposal == nil {
-			r.Failf("pending proposal: %v", err)
-			return
-		}
-		g.pending = append(g.pending, &PendingProposal{Proposal: *ac.Content.Proposal, Sender: ac.Content.Sender,
-			AuthenticatedData: ac.Content.AuthenticatedData, Message: msg, content: content})
-	})
+	pending := readProposals(r)
 	if r.Err() != nil {
 		return nil
 	}
@@ -815,9 +833,6 @@ func readPublicGroup(cfg *Config, r *tlspl.Reader) *PublicGroup {
 		return nil
 	}
 	g.gcBytes = tlspl.Marshal(g.gc)
-	for _, p := range g.pending {
-		p.Ref = g.s.proposalRef(p.content)
-		g.byRef[string(p.Ref)] = p
-	}
+	g.setPending(pending)
 	return g
 }

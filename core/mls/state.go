@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,7 +23,8 @@ const epochStateVersion = 1
 
 // MarshalEpoch writes all of the state but the ratchets: to be called and stored
 // after the epoch, the proposals or the pending Commit changed, together with the
-// rows of TakeRatchets. It holds secrets.
+// rows of TakeRatchets. It holds secrets, and the whole tree: [Group.TakeState]
+// spares that where only proposals or a pending Commit came.
 func (g *Group) MarshalEpoch() ([]byte, error) {
 	w := tlspl.NewWriter()
 	w.Uint8(epochStateVersion)
@@ -45,6 +47,17 @@ func (g *Group) MarshalEpoch() ([]byte, error) {
 			g.locals[l].sig.marshalState(w)
 		}
 	})
+	g.marshalOwn(w)
+	w.Vector(func(w *tlspl.Writer) {
+		for _, p := range g.past {
+			g.marshalPast(w, p)
+		}
+	})
+	return w.Bytes(), nil
+}
+
+// marshalOwn writes what the local leaves have proposed and committed.
+func (g *Group) marshalOwn(w *tlspl.Writer) {
 	w.Vector(func(w *tlspl.Writer) {
 		for _, ref := range slices.Sorted(maps.Keys(g.updates)) {
 			w.String(ref)
@@ -53,12 +66,109 @@ func (g *Group) MarshalEpoch() ([]byte, error) {
 		}
 	})
 	w.Optional(g.own != nil, func(w *tlspl.Writer) { g.own.MarshalTLS(w) })
-	w.Vector(func(w *tlspl.Writer) {
-		for _, p := range g.past {
-			g.marshalPast(w, p)
-		}
+}
+
+func readOwn(r *tlspl.Reader) (updates map[string]*updateKeys, own *pendingCommit) {
+	updates = map[string]*updateKeys{}
+	r.Vector(func(r *tlspl.Reader) {
+		ref, leaf := r.String(), r.Opaque()
+		updates[ref] = &updateKeys{leaf, readSignatureKey(r)}
 	})
+	r.Optional(func(r *tlspl.Reader) {
+		own = new(pendingCommit)
+		own.UnmarshalTLS(r)
+	})
+	return updates, own
+}
+
+const pendingStateVersion = 1
+
+// MarshalPending writes the part of MarshalEpoch that changes within an epoch:
+// pending proposals, keys of Updates, the pending Commit. It is as long as these
+// are, however large the group. [Group.LoadPending] reads it. It holds secrets.
+func (g *Group) MarshalPending() ([]byte, error) {
+	w := tlspl.NewWriter()
+	w.Uint8(pendingStateVersion)
+	w.Opaque(g.s.hash(g.gcBytes))
+	g.marshalProposals(w)
+	g.marshalOwn(w)
 	return w.Bytes(), nil
+}
+
+// LoadPending puts what MarshalPending wrote in place of what is pending. It
+// fails with [ErrStale], and changes nothing, if that was written in another
+// epoch: such a row is to be forgotten.
+func (g *Group) LoadPending(b []byte) error {
+	r := tlspl.NewReader(b)
+	if v := r.Uint8(); r.Err() == nil && v != pendingStateVersion {
+		r.Failf("state version %d", v)
+	}
+	at := r.Opaque()
+	pending := readProposals(r)
+	updates, own := readOwn(r)
+	if err := r.Done(); err != nil {
+		return fmt.Errorf("mls: load pending: %w: %w", ErrState, err)
+	}
+	if !bytes.Equal(at, g.s.hash(g.gcBytes)) {
+		return fmt.Errorf("mls: load pending: %w", ErrStale)
+	}
+	g.setPending(pending)
+	g.updates, g.own = updates, own
+	g.savedPending = g.s.hash(b)
+	return nil
+}
+
+// StateChange is what has to be stored of a group, nil where nothing has.
+type StateChange struct {
+	// Epoch is all of the state but the ratchets, for [LoadGroup]. A Pending
+	// stored before is then to be deleted.
+	Epoch []byte
+	// Pending is for [Group.LoadPending], after LoadGroup.
+	Pending []byte
+}
+
+// TakeState gives what changed since it, [LoadGroup] or [Group.LoadPending] was
+// called last: the whole after a new epoch, new local leaves or a new GroupInfo,
+// and no more than what is pending otherwise. It belongs into one transaction
+// with TakeRatchets; where that fails, load the group again. MarshalEpoch, for
+// those who store all of it each time, has no part in this.
+func (g *Group) TakeState() (StateChange, error) {
+	if g.saved != g.stamp() {
+		b, err := g.MarshalEpoch()
+		if err != nil {
+			return StateChange{}, err
+		}
+		g.savedPending, err = g.pendingHash()
+		g.saved = g.stamp()
+		return StateChange{Epoch: b}, err
+	}
+	b, err := g.MarshalPending()
+	if err != nil {
+		return StateChange{}, err
+	}
+	if h := g.s.hash(b); !bytes.Equal(h, g.savedPending) {
+		g.savedPending = h
+		return StateChange{Pending: b}, nil
+	}
+	return StateChange{}, nil
+}
+
+// ForgetSaved has the next TakeState give the whole: for a group that was loaded
+// from elsewhere than where its state is to be stored.
+func (g *Group) ForgetSaved() { g.saved = stateStamp{} }
+
+// stateStamp tells one state apart from another but for what is pending.
+type stateStamp struct {
+	context *byte // of the encoded GroupContext: the epoch
+	info    *GroupInfo
+	joined  int // how often leaves were attached
+}
+
+func (g *Group) stamp() stateStamp { return stateStamp{&g.gcBytes[0], g.info, g.attached} }
+
+func (g *Group) pendingHash() ([]byte, error) {
+	b, err := g.MarshalPending()
+	return g.s.hash(b), err
 }
 
 // marshalPast writes a past epoch; of its tree only the leaves that differ from
@@ -122,6 +232,10 @@ func LoadGroup(cfg *Config, epoch []byte, rows func(yield func(RatchetRow) bool)
 	if err != nil {
 		return nil, fmt.Errorf("mls: load group: %w: %w", ErrState, err)
 	}
+	g.saved = g.stamp()
+	if g.savedPending, err = g.pendingHash(); err != nil {
+		return nil, err
+	}
 	if rows != nil {
 		rows(func(row RatchetRow) bool {
 			g.putRow(row)
@@ -167,7 +281,7 @@ func readGroup(cfg *Config, r *tlspl.Reader) (*Group, error) {
 	if r.Err() != nil {
 		return nil, r.Err()
 	}
-	g := &Group{PublicGroup: pg, keys: nodeKeys{}, locals: map[LeafIndex]*localLeaf{}, updates: map[string]*updateKeys{}}
+	g := &Group{PublicGroup: pg, keys: nodeKeys{}, locals: map[LeafIndex]*localLeaf{}}
 	r.Optional(func(r *tlspl.Reader) {
 		g.secrets = new(epochSecrets)
 		for _, f := range g.secrets.fields() {
@@ -186,14 +300,7 @@ func readGroup(cfg *Config, r *tlspl.Reader) (*Group, error) {
 		l, joined := LeafIndex(r.Uint32()), r.Uint64()
 		g.locals[l] = &localLeaf{readSignatureKey(r), joined}
 	})
-	r.Vector(func(r *tlspl.Reader) {
-		ref, leaf := r.String(), r.Opaque()
-		g.updates[ref] = &updateKeys{leaf, readSignatureKey(r)}
-	})
-	r.Optional(func(r *tlspl.Reader) {
-		g.own = new(pendingCommit)
-		g.own.UnmarshalTLS(r)
-	})
+	g.updates, g.own = readOwn(r)
 	r.Vector(func(r *tlspl.Reader) { g.past = append(g.past, g.readPast(r)) })
 	return g, r.Err()
 }
