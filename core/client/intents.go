@@ -80,9 +80,6 @@ func (r *room) work(ctx context.Context, in *store.Intent, pl *payload) (more bo
 		return r.join(ctx, in, pl)
 	}
 	leaf, ok := r.leaf(actor)
-	if pl.Kind == adapter.SendMessage && in.Status == store.IntentSent {
-		return r.send(ctx, in, pl, leaf) // it may be in the room already, whatever has happened to its sender since
-	}
 	if !ok && r.arriving(actor) {
 		return r.deferIntent(ctx, in, pl, fault.New(fault.Unavailable, "your client is still joining the room"))
 	}
@@ -164,6 +161,7 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 		return false, nil
 	}
 	r.hubReached()
+	r.place = 0
 	switch res.Code {
 	case wire.SubmitAccepted:
 		if ready, err := r.catchUp(ctx, int64(res.AcceptedTimestamp)); !ready || err != nil {

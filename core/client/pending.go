@@ -104,6 +104,7 @@ func (r *room) sendPending(ctx context.Context) (more bool, err error) {
 		return false, nil
 	}
 	r.hubReached()
+	r.place = 0
 	switch res.Code {
 	case wire.UpdateSuccess:
 		if ready, err := r.catchUp(ctx, int64(res.AcceptedTimestamp)); !ready || err != nil {
@@ -183,7 +184,8 @@ func (r *room) catchUp(ctx context.Context, ts int64) (ready bool, err error) {
 		behind, err = tx.HubBehind(store.Queue{Room: r.id, Peer: r.c.cfg.Domain}, ts)
 		return err
 	})
-	if behind {
+	if behind { // and until then nothing that came after it is shown
+		r.place = ts
 		r.pauseHub(20 * time.Millisecond)
 	}
 	return !behind, err

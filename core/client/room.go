@@ -48,6 +48,7 @@ type room struct {
 	broken      string               // why the group state is of no use any more; a new one is fetched
 	poison      uint64               // the inbox item that told so
 	refusals    int                  // of commits in this epoch
+	place       int64                // hub time of what was accepted and waits for what came before it; 0: nothing does
 	resumed     bool                 // what was under way at the start has been asked for
 	failures    int
 }
@@ -215,13 +216,20 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	if !r.resumed {
+		// What may have been accepted just before this process ended takes its place before what has come since.
 		r.resumed = true
-		if more, done, err := r.resume(ctx); done {
-			return more, err
+		if r.g != nil && r.broken == "" {
+			if _, sent, err := r.resend(ctx); sent || err != nil {
+				return err == nil, err
+			}
 		}
 	}
 	if r.broken == "" {
-		if more, err := r.inbox(ctx, math.MaxInt64); more || err != nil {
+		until := int64(math.MaxInt64)
+		if r.place > 0 {
+			until = r.place - 1
+		}
+		if more, err := r.inbox(ctx, until); more || err != nil {
 			return more, err
 		}
 		if r.behind && r.g != nil {
@@ -243,32 +251,32 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	if r.patience(2) {
 		return r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")
 	}
+	if more, sent, err := r.resend(ctx); sent || err != nil {
+		return more, err
+	}
 	if more, err := r.commitProposals(ctx); more || err != nil {
 		return more, err
 	}
 	return r.intents(ctx)
 }
 
-// resume asks for what may have been accepted just before this process ended, so that it takes its place before what
-// has come since.
-func (r *room) resume(ctx context.Context) (more, done bool, err error) {
-	if r.pending != nil || r.broken != "" || r.g == nil {
-		return false, false, nil
-	}
+// resend asks again for the message whose request has left, or may have: until it is answered nothing else is begun. sent is
+// false if there is none.
+func (r *room) resend(ctx context.Context) (more, sent bool, err error) {
 	var in *store.Intent
 	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
 		in, err = tx.SentIntent(r.id)
 		return err
 	})
-	if err != nil || in == nil || in.Request == nil {
-		return false, err != nil, err
+	if err != nil || in == nil {
+		return false, false, err
 	}
 	pl := new(payload)
 	if err := json.Unmarshal(in.Payload, pl); err != nil {
 		return false, true, fmt.Errorf("client: stored intent: %w", err)
 	}
-	_, err = r.send(ctx, in, pl, 0)
-	return true, true, err
+	more, err = r.send(ctx, in, pl, 0)
+	return more, true, err
 }
 
 // patience reports whether the hub has been ahead for n times the patience there is with it.

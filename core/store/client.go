@@ -375,10 +375,10 @@ func (tx *Tx) OpenIntent(room string, seq uint64) (*Intent, error) {
 	return &i, err
 }
 
-// SentIntent reads the first intent whose request is under way; nil if there is none.
+// SentIntent reads the first message whose request is under way; nil if there is none.
 func (tx *Tx) SentIntent(room string) (*Intent, error) {
 	var seq uint64
-	ok, err := tx.one([]any{&seq}, `SELECT seq FROM intent WHERE room_id=? AND status=? ORDER BY seq LIMIT 1`, room, IntentSent)
+	ok, err := tx.one([]any{&seq}, `SELECT seq FROM intent WHERE room_id=? AND status=? AND request IS NOT NULL ORDER BY seq LIMIT 1`, room, IntentSent)
 	if err != nil || !ok {
 		return nil, err
 	}
