@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -522,6 +523,8 @@ func TestLocalUser(t *testing.T) {
 func TestFlood(t *testing.T) {
 	w := newBalcony(t)
 	block := make(chan bool)
+	release := sync.OnceFunc(func() { close(block) })
+	defer release() // or a failure would hang in the cleanup
 	w.tw.do(func() {
 		w.tw.reject = func(in adapter.Intent) error {
 			if in.Kind == adapter.SendMessage && in.Actor == romeoURI {
@@ -542,6 +545,6 @@ func TestFlood(t *testing.T) {
 	wantError(t, e, "resource-constraint")
 	// Another room, and the reader, go on meanwhile.
 	w.join(benvolio, "street@"+testRooms, "Ben")
-	close(block)
+	release()
 	w.expect(mark, "the first", isMessage(romeo, "x0"))
 }

@@ -49,11 +49,12 @@ func (q *queues) work(key string) {
 			q.mu.Unlock()
 			return
 		}
-		q.byKey[key] = nil
+		// One at a time, so that what is counted against max is all that waits.
+		f := list[0]
+		list[0] = nil
+		q.byKey[key] = list[1:]
 		q.mu.Unlock()
-		for _, f := range list {
-			q.call(f)
-		}
+		q.call(f)
 	}
 }
 
