@@ -141,6 +141,46 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestDependenciesHaveReasons: every module that the project imports has a line in docs/architecture.md.
+func TestDependenciesHaveReasons(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join(root(t), "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "list", "-tags", "live", "-f", `{{range .Imports}}{{.}} {{end}}{{range .TestImports}}{{.}} {{end}}{{range .XTestImports}}{{.}} {{end}}`, "./...")
+	cmd.Dir = root(t)
+	imports, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd = exec.Command("go", "list", "-m", "-f", "{{if not .Main}}{{.Path}}{{end}}", "all")
+	cmd.Dir = root(t)
+	modules, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := make(map[string]bool)
+	for _, i := range strings.Fields(string(imports)) {
+		best := ""
+		for _, m := range strings.Fields(string(modules)) {
+			if (i == m || strings.HasPrefix(i, m+"/")) && len(m) > len(best) {
+				best = m
+			}
+		}
+		if best != "" {
+			used[best] = true
+		}
+	}
+	if len(used) < 5 {
+		t.Fatalf("only %d modules are found to be in use", len(used))
+	}
+	for m := range used {
+		if !strings.Contains(string(doc), "\n| "+m+" | ") {
+			t.Errorf("%s has no reason in docs/architecture.md", m)
+		}
+	}
+}
+
 // TestNothingIsSkipped: what a test needs is installed or its absence fails the run.
 func TestNothingIsSkipped(t *testing.T) {
 	calls := []string{"." + "Skip(", "." + "Skipf(", "." + "SkipNow("}
