@@ -77,7 +77,11 @@ func cmdCheck(ctx context.Context, e *env, args []string) error {
 		k.warn(what, cure)
 	}
 	roots := checkCertificate(k, c, time.Now())
+	runs := checkListener(ctx, k, c, roots)
 	switch {
+	case c.Network.XMPP != nil && runs:
+		// Some servers take a second connection for a component and would share its stanzas out between both.
+		k.ok("the component connections are left to the daemon that is running")
 	case c.Network.XMPP != nil:
 		for _, domain := range []string{c.Network.XMPP.Users, c.Network.XMPP.Rooms} {
 			checkComponent(ctx, k, c.Network.XMPP, domain)
@@ -213,8 +217,11 @@ func handshake(ctx context.Context, addr, domain, secret string) error {
 		case "stream":
 			id := ""
 			for _, a := range start.Attr {
-				if a.Name.Local == "id" {
+				switch {
+				case a.Name.Local == "id":
 					id = a.Value
+				case a.Name.Local == "xmlns" && a.Name.Space == "" && a.Value == "jabber:client":
+					return errors.New("this is a stream for clients")
 				}
 			}
 			sum := sha1.Sum([]byte(id + secret)) // what XEP-0114 wants
@@ -295,42 +302,78 @@ func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix) {
 	}
 }
 
-// checkDirectory fetches the provider's own directory the way a peer does.
-func checkDirectory(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool) {
+// checkListener looks at what listens on the federation listener's address, and reports whether it is this
+// provider's daemon.
+func checkListener(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool) (runs bool) {
+	addr := listenURLHost(c.Federation.Listen)
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		k.ok("no daemon is running: nothing listens on %s", c.Federation.Listen)
+		return false
+	}
+	conn.Close()
+	status, own, err := fetchDirectory(ctx, c, roots, addr)
+	switch {
+	case err == nil && own:
+		k.ok("a daemon of %s is running and listens on %s", c.Domain, c.Federation.Listen)
+		return true
+	case err != nil:
+		k.fail("what listens on "+c.Federation.Listen+" is not this provider's daemon: "+err.Error(), "stop the other program, or choose another port in federation.listen")
+	default:
+		k.fail(fmt.Sprintf("what listens on %s is not this provider's daemon (status %d)", c.Federation.Listen, status), "stop the other program, or choose another port in federation.listen")
+	}
+	return false
+}
+
+// fetchDirectory fetches the directory of the provider's own domain the way a peer does; addr, if not empty, is where
+// to, instead of by DNS. own reports whether it is the one this configuration makes.
+func fetchDirectory(ctx context.Context, c *config.Config, roots *x509.CertPool, addr string) (status int, own bool, err error) {
 	domain, _, _ := strings.Cut(c.Domain, ":")
-	at := "https://" + c.Domain + federation.DirectoryPath
 	tr := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: domain},
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if peer, ok := c.Federation.Peers[c.Domain]; ok {
-				addr = peer
+		DialContext: func(ctx context.Context, network, url string) (net.Conn, error) {
+			if addr != "" {
+				url = addr
 			}
-			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, addr)
+			return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, url)
 		},
 		DisableKeepAlives: true,
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.Domain+federation.DirectoryPath, nil)
 	if err != nil {
-		k.fail("the directory's address is none: "+err.Error(), "check domain")
-		return
+		return 0, false, err
 	}
 	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
-	if err != nil {
-		k.fail("the directory does not answer at "+at+": "+errors.Unwrap(err).Error(),
-			"start the daemon, and let the web server of "+domain+" pass that one path on to "+c.Federation.Listen+" (or listen on port 443)")
-		return
+	if ue := (*url.Error)(nil); errors.As(err, &ue) {
+		return 0, false, ue.Err
+	} else if err != nil {
+		return 0, false, err
 	}
 	defer resp.Body.Close()
 	var dir map[string]any
-	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&dir)
-	if resp.StatusCode != http.StatusOK || err != nil {
-		k.fail(fmt.Sprintf("what answers at %s is no directory (status %d)", at, resp.StatusCode), "let the web server of "+domain+" pass that one path on to "+c.Federation.Listen)
-		return
+	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&dir) != nil {
+		return resp.StatusCode, false, nil
 	}
-	text, _ := json.Marshal(dir)
-	if !strings.Contains(string(text), c.Federation.URL) {
+	for _, at := range dir {
+		text, _ := at.(string)
+		own = own || strings.HasPrefix(text, c.Federation.URL+"/")
+	}
+	return resp.StatusCode, own && resp.StatusCode == http.StatusOK, nil
+}
+
+// checkDirectory looks at the directory where peers look for it.
+func checkDirectory(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool) {
+	domain, _, _ := strings.Cut(c.Domain, ":")
+	at := "https://" + c.Domain + federation.DirectoryPath
+	pass := "let the web server of " + domain + " pass that one path on to " + c.Federation.Listen
+	switch status, own, err := fetchDirectory(ctx, c, roots, c.Federation.Peers[c.Domain]); {
+	case err != nil:
+		k.fail("the directory does not answer at "+at+": "+err.Error(), "start the daemon, and "+pass+" (or listen on port 443)")
+	case own:
+		k.ok("the directory answers at %s", at)
+	case status == http.StatusOK:
 		k.fail("the directory at "+at+" is of another provider: it does not contain "+c.Federation.URL, "is the path passed on to this daemon, and is federation.url the same as in its configuration?")
-		return
+	default:
+		k.fail(fmt.Sprintf("what answers at %s is no directory (status %d)", at, status), pass)
 	}
-	k.ok("the directory answers at %s", at)
 }

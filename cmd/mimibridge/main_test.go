@@ -171,6 +171,9 @@ func component(t *testing.T, secret string, answer func(domain string, right boo
 				buf := make([]byte, 4096)
 				n, _ := c.Read(buf)
 				m := regexp.MustCompile(`to='([^']*)'`).FindSubmatch(buf[:n])
+				if m == nil {
+					return
+				}
 				fmt.Fprint(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='x&amp;1'>`)
 				n, _ = c.Read(buf)
 				sum := sha1.Sum([]byte("x&1" + secret))
@@ -228,17 +231,17 @@ func TestCheck(t *testing.T) {
 		}
 		return "<handshake/>"
 	})
-	silent, err := testnet.FreePorts(1)
+	silent, err := testnet.FreePorts(2)
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	type setting struct{ cert, server, secret, directory string }
+	type setting struct{ cert, server, secret, directory, listen string }
 	check := func(t *testing.T, s setting) (string, int) {
 		t.Helper()
 		path := filepath.Join(dir, "c.yaml")
-		text := fmt.Sprintf("domain: example.org\nnetwork: {xmpp: {server: %q, secret: %q}}\nfederation: {cert_file: %s.crt, key_file: %s.key, ca_file: ca.pem, peers: {example.org: %q}}\n",
-			s.server, s.secret, s.cert, s.cert, s.directory)
+		text := fmt.Sprintf("domain: example.org\nnetwork: {xmpp: {server: %q, secret: %q}}\nfederation: {listen: %q, url: \"https://example.org:8443\", cert_file: %s.crt, key_file: %s.key, ca_file: ca.pem, peers: {example.org: %q}}\n",
+			s.server, s.secret, s.listen, s.cert, s.cert, s.directory)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +251,7 @@ func TestCheck(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "sealing.key"), []byte(config.NewSealingKey()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ok := setting{good, accepting, "s3cr3t", directory}
+	ok := setting{good, accepting, "s3cr3t", directory, testnet.Loopback(silent[1])}
 	for _, tc := range []struct {
 		name   string
 		change func(*setting)
@@ -282,6 +285,9 @@ func TestCheck(t *testing.T) {
 		}, 0, []string{"a daemon is running"}},
 		{"component port closed", func(s *setting) { s.server = testnet.Loopback(silent[0]) }, 1, []string{"does not answer at", "component_ports"}},
 		{"component port is another", func(s *setting) { s.server = directory }, 1, []string{"is " + directory + " the component port"}},
+		{"a daemon is running", func(s *setting) { s.listen, s.server = directory, testnet.Loopback(silent[0]) }, 0, []string{"ok    a daemon of example.org is running", "left to the daemon"}},
+		{"the port is taken by another server", func(s *setting) { s.listen = web }, 1, []string{"is not this provider's daemon (status 404)", "federation.listen"}},
+		{"the port is taken by something else", func(s *setting) { s.listen = accepting }, 1, []string{"is not this provider's daemon"}},
 		{"directory of another provider", func(s *setting) { s.directory = other }, 1, []string{"is of another provider"}},
 		{"directory is a web server", func(s *setting) { s.directory = web }, 1, []string{"status 404", "pass that one path on"}},
 		{"directory does not answer", func(s *setting) { s.directory = testnet.Loopback(silent[0]) }, 1, []string{"the directory does not answer", "start the daemon"}},
