@@ -143,7 +143,7 @@ func TestDecodeRefuses(t *testing.T) {
 	external := func(fields string) string {
 		return with(noExt, "8f"+"06"+"60"+"02"+"6a746578742f706c61696e"+fields)
 	}
-	manyParts := "8501600302" + "99012c" + strings.Repeat(nobody, 300)
+	manyParts := "8501600302" + "990400" + strings.Repeat(nobody, 1024)
 
 	for _, c := range []struct{ name, in string }{
 		{"nothing", ""},
@@ -346,6 +346,9 @@ func FuzzDecode(f *testing.F) {
 	for _, ex := range examples(f) {
 		f.Add(unhex(f, ex.CBOR))
 	}
+	for _, v := range vectors(f).Messages {
+		f.Add(unhex(f, v.CBOR))
+	}
 	f.Add(unhex(f, ext("c249010000000000000000")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 1<<16 {
@@ -364,6 +367,15 @@ func FuzzDecode(f *testing.F) {
 		m.SenderTimestamp()
 		m.ExternalMessageID()
 		m.Subject()
+		m.LastSeen()
+		m.Classify()
+		m.ReadableText(nil)
+		m.HTML(nil)
+		if r, ok := m.StatusReport(); ok {
+			if _, err := r.Encode(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		again, err := m.Encode()
 		if err != nil {
 			t.Fatal(err)

@@ -2,7 +2,9 @@ package content
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -129,14 +131,27 @@ func (m *Message) RoomURI() (u mimiuri.URI, ok bool) { return m.uriOf(KeyRoomURI
 // SetRoomURI sets the roomUri extension.
 func (m *Message) SetRoomURI(u mimiuri.URI) { m.setText(KeyRoomURI, u.String()) }
 
-// Subject gives the subject extension, at most 4,096 octets.
+// maxSubject is the longest subject in octets, by its definition.
+const maxSubject = 4096
+
+// Subject gives the subject extension; ok is false if there is none, or it has not 1 to 4,096 octets.
 func (m *Message) Subject() (s string, ok bool) {
-	s, ok = m.textOf(KeySubject)
-	return s, ok && len(s) <= 4096
+	if s, ok = m.textOf(KeySubject); !ok || s == "" || len(s) > maxSubject {
+		return "", false
+	}
+	return s, true
 }
 
-// SetSubject sets the subject extension; an empty subject removes it.
+// SetSubject sets the subject extension; an empty subject removes it, one that is too long is cut between characters.
 func (m *Message) SetSubject(s string) {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) > maxSubject {
+		n := maxSubject
+		for !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n]
+	}
 	if s == "" {
 		m.Extensions.Delete(KeySubject)
 		return
@@ -214,29 +229,103 @@ func (m *Message) ExternalMessageID() (id ExternalID, ok bool) {
 		return ExternalID{}, false
 	}
 	r := &reader{b: v}
-	r.array(2, "externalMessageId")
-	id.ID = r.bytes("an external ID")
-	if r.peek()>>5 == majorTag { // a tagged URI
-		if r.want(majorTag, "scope") != 32 {
-			return ExternalID{}, false
-		}
-		id.Scope = r.text("scope")
-	} else if r.peek()>>5 == majorText {
-		id.Scope = r.text("scope")
-	} else {
-		id.PEN = r.uint(1<<64-1, "scope")
-	}
-	if r.err != nil || r.off != len(v) || id.Scope == "" && id.PEN == 0 {
+	id = r.externalID()
+	if r.err != nil || r.off != len(v) {
 		return ExternalID{}, false
 	}
 	return id, true
 }
 
+// externalID reads ExtMessageId of the CDDL.
+func (r *reader) externalID() (id ExternalID) {
+	r.array(2, "an external ID")
+	id.ID = r.bytes("an external ID")
+	switch r.peek() >> 5 {
+	case majorTag: // a tagged URI
+		if r.want(majorTag, "scope") != 32 {
+			r.fail(ErrMalformed, "a scope with another tag than that of URIs")
+		}
+		id.Scope = r.text("scope")
+	case majorText:
+		id.Scope = r.text("scope")
+	default:
+		id.PEN = r.uint(1<<64-1, "scope")
+	}
+	if id.Scope == "" && id.PEN == 0 {
+		r.fail(ErrMalformed, "an external ID without a scope")
+	}
+	return id
+}
+
+func (id ExternalID) value() []any {
+	if id.Scope != "" {
+		return []any{nonNil(id.ID), id.Scope}
+	}
+	return []any{nonNil(id.ID), id.PEN}
+}
+
 // SetExternalMessageID sets the externalMessageId extension: the network's own id of the message, unique in the domain.
 func (m *Message) SetExternalMessageID(id []byte, domain string) {
-	b, err := encMode.Marshal([]any{nonNil(id), domain})
+	b, err := encMode.Marshal(ExternalID{ID: id, Scope: domain}.value())
 	if err != nil {
 		panic(err) // bytes and text always encode
 	}
 	m.Extensions.Set(KeyExternalMessageID, b)
+}
+
+// MaxLastSeen is how many messages lastSeen may name; the draft calls more an anomaly.
+const MaxLastSeen = 65535
+
+// LastSeen is the lastSeen extension: the latest messages that the sender had seen, by their IDs or, never mixed, by those of another
+// network. Both empty: the sender had seen none yet.
+type LastSeen struct {
+	IDs      []MessageID
+	External []ExternalID
+}
+
+// LastSeen gives the lastSeen extension; ok is false if there is none or it is not as its definition says.
+func (m *Message) LastSeen() (l LastSeen, ok bool) {
+	v, ok := m.Extensions.Get(KeyLastSeen)
+	if !ok {
+		return LastSeen{}, false
+	}
+	r := &reader{b: v}
+	n := r.want(majorArray, "lastSeen")
+	if n > MaxLastSeen {
+		return LastSeen{}, false
+	}
+	external := r.peek()>>5 == majorArray
+	for ; n > 0 && r.err == nil; n-- {
+		if external {
+			l.External = append(l.External, r.externalID())
+		} else if id := r.ref("a message ID"); id != nil {
+			l.IDs = append(l.IDs, *id)
+		} else {
+			r.fail(ErrMalformed, "a message ID is null")
+		}
+	}
+	if r.err != nil || r.off != len(v) {
+		return LastSeen{}, false
+	}
+	return l, true
+}
+
+// SetLastSeen sets the lastSeen extension. IDs of both kinds, or too many, are an error and change nothing.
+func (m *Message) SetLastSeen(l LastSeen) error {
+	if len(l.IDs) > 0 && len(l.External) > 0 || len(l.IDs)+len(l.External) > MaxLastSeen {
+		return fmt.Errorf("%w: lastSeen with %d message IDs and %d external ones", ErrLimit, len(l.IDs), len(l.External))
+	}
+	list := make([]any, 0, len(l.IDs)+len(l.External))
+	for i := range l.IDs {
+		list = append(list, l.IDs[i][:])
+	}
+	for _, id := range l.External {
+		list = append(list, id.value())
+	}
+	b, err := encMode.Marshal(list)
+	if err != nil {
+		return fmt.Errorf("content: encode: %w", err)
+	}
+	m.Extensions.Set(KeyLastSeen, b)
+	return nil
 }

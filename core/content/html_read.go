@@ -244,7 +244,7 @@ func wrapped(list, wrap []*node) []*node {
 }
 
 func (r *htmlReader) block(e *element, nest int, wrap []*node) []*node {
-	inlines := func(k kind) []*node {
+	inlines := func(k nodeKind) []*node {
 		var now run
 		r.inlines(&now, e.kids)
 		if b := block(k, wrapped(now.list, wrap)); b != nil {

@@ -210,7 +210,7 @@ func (w *inlineWriter) write(list []*node, inside int) {
 				w.put("\\\n", 'x')
 			}
 		case kindEm, kindStrong, kindStrike:
-			mark := map[kind]string{kindEm: "_", kindStrong: "**", kindStrike: "~~"}[n.kind]
+			mark := map[nodeKind]string{kindEm: "_", kindStrong: "**", kindStrike: "~~"}[n.kind]
 			if n.kind == kindEm && w.starFits(list, i, inside) {
 				mark = "*"
 			}
@@ -375,7 +375,7 @@ func codeSpan(s string, cell bool) string {
 }
 
 // text writes literal text. links says whether bare URLs may become links here.
-func (w *inlineWriter) text(s string, next kind, links bool) {
+func (w *inlineWriter) text(s string, next nodeKind, links bool) {
 	if w.autolink && links {
 		for {
 			i, j := findURL(s)
@@ -394,7 +394,7 @@ func (w *inlineWriter) text(s string, next kind, links bool) {
 	}
 }
 
-func (w *inlineWriter) literal(s string, next kind) {
+func (w *inlineWriter) literal(s string, next nodeKind) {
 	var b strings.Builder
 	start := 0
 	if w.lineStart() {

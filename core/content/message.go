@@ -28,10 +28,10 @@ import (
 // MediaType is the media type of what Encode gives (section "MIME subtype registration").
 const MediaType = "application/mimi-content"
 
-// Limits of Decode and Encode. The draft sets those on depth and on the length of a text key, the others are ours.
+// Limits of Decode and Encode. The draft sets those on parts, depth and the length of a text key, the others are ours.
 const (
 	MaxSize       = 1 << 20 // octets of a message; a submitted message is bounded by the same number
-	MaxParts      = 256     // body parts in all, nested ones included
+	MaxParts      = 1024    // body parts in all, nested ones included
 	MaxDepth      = 4       // levels of NestedPart, and of an extension's arrays, maps and tags
 	MaxExtensions = 64      // entries of the extensions map
 )
@@ -160,14 +160,7 @@ type External struct {
 }
 
 // Text is a message of one part of plain text, to be rendered. It has no salt and no extensions yet: see Stamp.
-func Text(body string) *Message {
-	return &Message{Body: Part{
-		Disposition: Render,
-		Cardinality: SinglePart,
-		ContentType: "text/plain;charset=utf-8",
-		Content:     []byte(body),
-	}}
-}
+func Text(body string) *Message { return New(TextPart(body)) }
 
 // Stamp gives the message a fresh salt from rand and writes senderUri and roomUri into its extensions.
 func (m *Message) Stamp(rand io.Reader, sender, room mimiuri.URI) error {

@@ -139,11 +139,11 @@ func MentionsIn(md string) []mimiuri.URI { return parseMarkdown(md, nil).mention
 // MentionsInHTML is MentionsIn for HTML.
 func MentionsInHTML(src string, o *RichOptions) []mimiuri.URI { return parseHTML(src, o).mentions() }
 
-// kind is the kind of a node of the tree.
-type kind uint8
+// nodeKind is the kind of a node of the tree.
+type nodeKind uint8
 
 const (
-	kindDoc kind = iota
+	kindDoc nodeKind = iota
 	// Blocks.
 	kindPara
 	kindHeading // level
@@ -177,7 +177,7 @@ const (
 // node is a node of the tree of a rich text. There may be one for every octet of a message, so fields that no two
 // kinds need at once are shared.
 type node struct {
-	kind    kind
+	kind    nodeKind
 	task    uint8
 	ordered bool
 	tight   bool
@@ -215,7 +215,7 @@ const (
 	inLink
 )
 
-func flagOf(k kind) int {
+func flagOf(k nodeKind) int {
 	switch k {
 	case kindEm:
 		return inEm
@@ -451,7 +451,7 @@ func flat(list []*node) []*node {
 }
 
 // block makes a block of inlines, nil if there is nothing in it.
-func block(k kind, kids []*node) *node {
+func block(k nodeKind, kids []*node) *node {
 	kids = tidy(kids, 0)
 	if k != kindPara {
 		kids = tidy(flat(kids), 0)

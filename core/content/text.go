@@ -437,7 +437,7 @@ func (r *textReader) span(line string, base, from, to int, parent byte, closer [
 		if marks[k] == '`' {
 			out = append(out, &node{kind: kindCodeSpan, text: line[i+1 : j]})
 		} else {
-			out = append(out, &node{kind: [...]kind{kindStrong, kindEm, kindStrike}[k], kids: r.span(line, base, i+1, j, marks[k], closer)})
+			out = append(out, &node{kind: [...]nodeKind{kindStrong, kindEm, kindStrike}[k], kids: r.span(line, base, i+1, j, marks[k], closer)})
 		}
 		i, text = j, j+1
 	}
