@@ -96,7 +96,7 @@ func run(ctx context.Context, e *env, args []string) int {
 		case errors.Is(err, errUsage):
 			return 2
 		}
-		fmt.Fprintf(e.err, "mimibridge %s: %v\n", c.name, err)
+		fmt.Fprintf(e.err, "mimibridge %s: %s\n", c.name, strings.TrimPrefix(err.Error(), c.name+": "))
 		if h := (*hintError)(nil); errors.As(err, &h) {
 			fmt.Fprintf(e.err, "  cure: %s\n", strings.ReplaceAll(h.hint, "\n", "\n        "))
 		}
