@@ -56,6 +56,8 @@ func TestKill(t *testing.T) {
 	if err := d.start(ctx, procs); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("testtable: server %s", d.prosody.Version)
+	t.Logf("testtable: server Dendrite %s", testnet.DendriteVersion)
 	if err := d.open(ctx); err != nil {
 		t.Fatal(err)
 	}
