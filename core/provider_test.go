@@ -117,8 +117,10 @@ type network struct {
 	all     []*provider
 }
 
+// newNetwork makes providers that are not started. The test runs beside others from here on: each has its own network.
 func newNetwork(t *testing.T, domains ...string) (*network, []*provider) {
 	t.Helper()
+	t.Parallel()
 	n := &network{t: t, roots: x509.NewCertPool(), resolve: map[string]string{}}
 	var err error
 	if n.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -196,6 +198,7 @@ func (p *provider) start() *provider {
 		Federation: federation.Config{
 			Certificate: func() (*tls.Certificate, error) { return cert, nil },
 			Roots:       p.net.roots, BaseURL: "https://" + p.addr, Resolve: p.net.resolve,
+			Limits: federation.Limits{GraceTimeout: 20 * time.Millisecond}, // tests stop often
 		},
 		Listener: p.ln, Adapters: []adapter.Adapter{p.mem}, Level: func(string) adapter.Level { return adapter.LevelUser },
 		Log: log, CommitDelay: delay, WrapHub: p.wrap, WrapNotify: p.in, Patience: p.wait,
