@@ -43,7 +43,8 @@ func program(names ...string) func(context.Context) bool {
 
 func module(name string) func(context.Context) bool {
 	return func(ctx context.Context) bool {
-		return exec.CommandContext(ctx, python, "-c", "import "+name).Run() == nil
+		// A folder that a removed package left behind imports as well; it has no file.
+		return exec.CommandContext(ctx, python, "-c", "import "+name+"; open("+name+".__file__)").Run() == nil
 	}
 }
 
