@@ -48,6 +48,7 @@ type Group struct {
 	exports *exportTree
 	keys    nodeKeys
 	locals  map[LeafIndex]*localLeaf
+	list    []LeafIndex // the keys of locals, sorted; nil if to be listed again
 	updates map[string]*updateKeys
 	own     *pendingCommit
 	past    []*pastEpoch // the newest last
@@ -139,7 +140,14 @@ func (g *Group) begin(e *epochSecrets) {
 }
 
 // LocalLeaves lists the leaves this state acts for, in order.
-func (g *Group) LocalLeaves() []LeafIndex { return slices.Sorted(maps.Keys(g.locals)) }
+func (g *Group) LocalLeaves() []LeafIndex { return slices.Clone(g.localList()) }
+
+func (g *Group) localList() []LeafIndex {
+	if g.list == nil {
+		g.list = slices.Sorted(maps.Keys(g.locals))
+	}
+	return g.list
+}
 
 // IsLocal tells whether l is a local leaf.
 func (g *Group) IsLocal(l LeafIndex) bool { return g.locals[l] != nil }
@@ -556,8 +564,8 @@ type Staged struct {
 
 	secrets *epochSecrets
 	joiner  []byte
-	keys    nodeKeys
-	locals  map[LeafIndex]*localLeaf
+	keys    *stagedKeys
+	locals  *layer[LeafIndex, *localLeaf]
 	step    *secretStep
 }
 
@@ -595,10 +603,10 @@ func (g *Group) StageCommit(msg *MLSMessage) (*Staged, error) {
 // local leaf made it.
 func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*Staged, error) {
 	st := public.st
-	s := &Staged{StagedPublicCommit: public, locals: maps.Clone(g.locals), Own: own != nil}
+	s := &Staged{StagedPublicCommit: public, locals: newLayer(g.locals), keys: newLayer(g.keys), Own: own != nil}
 	for _, r := range st.removed {
-		if s.locals[r.Leaf] != nil {
-			delete(s.locals, r.Leaf)
+		if _, ok := s.locals.get(r.Leaf); ok {
+			s.locals.drop(r.Leaf)
 			s.RemovedLocal = append(s.RemovedLocal, r.Leaf)
 		}
 	}
@@ -607,28 +615,27 @@ func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*S
 		if was := g.locals[st.committer]; was != nil && !public.External {
 			ll.joined = was.joined
 		}
-		s.locals[st.committer] = ll
+		s.locals.set(st.committer, ll)
 	}
-	s.keys = g.keys.clone()
-	s.keys.prune(g.tree, st.tree)
+	prune(s.keys, g.tree, st.tree)
 	for _, u := range st.updated {
-		ll := s.locals[u.Leaf]
-		if ll == nil {
+		ll, ok := s.locals.get(u.Leaf)
+		if !ok {
 			continue
 		}
 		// An Update whose key was lost leaves the leaf incomplete: it can
 		// still commit, and then has a key again.
 		if k := g.updates[string(u.Ref)]; k != nil {
-			s.keys[u.Leaf.node()] = k.leaf
-			s.locals[u.Leaf] = &localLeaf{k.sig, ll.joined}
+			s.keys.set(u.Leaf.node(), k.leaf)
+			s.locals.set(u.Leaf, &localLeaf{k.sig, ll.joined})
 		}
 		s.checkLost(u.Leaf)
 	}
 	if own == nil {
 		s.checkLost(st.committer)
 	}
-	if len(s.locals) == 0 {
-		s.SelfRemoved, s.keys = true, nil
+	if s.locals.len() == 0 {
+		s.SelfRemoved = true
 		return s, nil
 	}
 	commitSecret := g.s.zero()
@@ -637,7 +644,7 @@ func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*S
 		var err error
 		if own != nil {
 			p = g.s.derivePath(st.steps, 0, own.pathSecret)
-			s.keys[st.committer.node()] = own.leafKey
+			s.keys.set(st.committer.node(), own.leafKey)
 		} else {
 			p, err = st.tree.decryptPath(st.steps, path, s.keys, st.provisional, st.added)
 		}
@@ -679,8 +686,8 @@ func (g *Group) stageSecrets(public *StagedPublicCommit, own *pendingCommit) (*S
 
 // checkLost drops a local leaf whose signature key is another one now.
 func (s *Staged) checkLost(l LeafIndex) {
-	if ll := s.locals[l]; ll != nil && !bytes.Equal(ll.sig.Public(), s.st.tree.leaf(l).SignatureKey) {
-		delete(s.locals, l)
+	if ll, ok := s.locals.get(l); ok && !bytes.Equal(ll.sig.Public(), s.st.tree.leaf(l).SignatureKey) {
+		s.locals.drop(l)
 		s.LostLocal = append(s.LostLocal, l)
 	}
 }
@@ -699,8 +706,9 @@ func (g *Group) MergeStaged(s *Staged) error {
 	next := s.next
 	// The staged Commit keeps its own view and the group goes on with another.
 	g.PublicGroup = next.Clone()
-	g.locals = s.locals
-	g.keys = s.keys.clone()
+	s.locals.apply(g.locals)
+	s.keys.apply(g.keys)
+	g.list = nil
 	g.updates = map[string]*updateKeys{}
 	g.own = nil
 	if s.SelfRemoved {
@@ -719,7 +727,7 @@ func (g *Group) retire() {
 	}
 	g.discard(g.gc.Epoch, g.exports.st, true)
 	g.past = append(g.past, &pastEpoch{gc: g.gc, gcBytes: g.gcBytes, tree: g.tree, senderData: g.secrets.senderData,
-		resumption: g.secrets.resumption, secrets: g.st, locals: g.LocalLeaves()})
+		resumption: g.secrets.resumption, secrets: g.st, locals: g.localList()})
 	for len(g.past) > g.cfg.pastEpochs() {
 		g.discard(g.past[0].gc.Epoch, g.past[0].secrets, false)
 		g.past = g.past[1:]

@@ -53,6 +53,10 @@ type mlsGoMember struct {
 }
 
 func (mlsGo) newMember(t *testing.T, suite CipherSuite, name string) groupMember {
+	return newMLSGoMember(t, suite, name)
+}
+
+func newMLSGoMember(t testing.TB, suite CipherSuite, name string) *mlsGoMember {
 	m := &mlsGoMember{suite: peersuite.CipherSuite(suite)}
 	var err error
 	m.cred, m.sig, err = credentials.GenerateCredentialWithKeyForCS([]byte(name), m.suite)

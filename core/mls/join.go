@@ -182,7 +182,7 @@ func (g *Group) attach(o *opened) error {
 	for l, n := range g.tree.members() {
 		places[string(n.EncryptionKey)] = l
 	}
-	keys := g.keys.clone()
+	keys := newLayer(g.keys)
 	leaves := make([]LeafIndex, len(o.joiners))
 	for i, j := range o.joiners {
 		want := &j.key.KeyPackage.LeafNode
@@ -197,7 +197,7 @@ func (g *Group) attach(o *opened) error {
 			return err
 		}
 		leaves[i] = l
-		keys[l.node()] = j.key.Secrets.LeafKey
+		keys.set(l.node(), j.key.Secrets.LeafKey)
 		if j.pathSecret == nil {
 			continue
 		}
@@ -221,7 +221,8 @@ func (g *Group) attach(o *opened) error {
 			return err
 		}
 	}
-	g.keys = keys
+	keys.apply(g.keys)
+	g.list = nil
 	for i, l := range leaves {
 		g.locals[l] = &localLeaf{o.joiners[i].key.Secrets.Signature, g.gc.Epoch}
 	}
@@ -251,6 +252,7 @@ func (g *Group) AttachLeaf(l LeafIndex, leafKey []byte, sig *SignatureKey) error
 	g.keys[l.node()] = bytes.Clone(leafKey)
 	g.attached++
 	if g.locals[l] == nil {
+		g.list = nil
 		g.locals[l] = &localLeaf{sig, g.gc.Epoch}
 	}
 	return nil
@@ -276,7 +278,7 @@ func (g *Group) AttachGroup(o *Group) error {
 		if err := g.st.adopt(o.st, l); err != nil {
 			return fmt.Errorf("mls: attach group: %w", err)
 		}
-		g.locals[l] = ll
+		g.locals[l], g.list = ll, nil
 	}
 	return nil
 }

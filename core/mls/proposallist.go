@@ -520,64 +520,32 @@ func (t *tree) checkContext(gc *GroupContext, components bool) error {
 
 // checkNew is the part of RFC 9420 section 7.3 that holds new leaves, and parent
 // nodes with new keys, against the rest of the tree: keys are unique, credential
-// types supported by all. One pass over the tree, whatever their number.
+// types supported by all.
 func (t *tree) checkNew(leaves []LeafIndex, parents []nodeIndex) error {
 	if len(leaves) == 0 && len(parents) == 0 {
 		return nil
 	}
-	enc := make(map[string]nodeIndex, len(leaves)+len(parents))
-	sig := make(map[string]LeafIndex, len(leaves))
-	var kinds []CredentialType
+	x := t.index()
 	for _, l := range leaves {
 		n := t.leaf(l)
-		if _, twice := enc[string(n.EncryptionKey)]; twice {
+		if x.count(encryptionKeys, n.EncryptionKey) > 1 {
 			return fmt.Errorf("mls: %w: encryption key of leaf %d", ErrDuplicateKey, l)
 		}
-		if _, twice := sig[string(n.SignatureKey)]; twice {
-			return fmt.Errorf("mls: %w: signature key of leaf %d", ErrDuplicateKey, l)
+		if x.count(signatureKeys, n.SignatureKey) > 1 {
+			return fmt.Errorf("mls: %w: %w: signature key of leaf %d", ErrAlreadyMember, ErrDuplicateKey, l)
 		}
-		enc[string(n.EncryptionKey)], sig[string(n.SignatureKey)] = l.node(), l
-		if !contains(kinds, n.Credential.Type) {
-			kinds = append(kinds, n.Credential.Type)
+		if k := n.Credential.Type; x.able[k] != x.members {
+			return fmt.Errorf("mls: %w: 0x%04x of leaf %d", ErrCredentialType, uint16(k), l)
 		}
-	}
-	for _, x := range parents {
-		key := t.publicKey(x)
-		if _, twice := enc[string(key)]; twice {
-			return fmt.Errorf("mls: %w: encryption key of node %d", ErrDuplicateKey, x)
-		}
-		enc[string(key)] = x
-	}
-	var used []CredentialType
-	for x := nodeIndex(0); x < nodeIndex(2*t.leaves-1); x++ {
-		s := t.at(x)
-		if s.blank() {
-			continue
-		}
-		if y, ok := enc[string(t.publicKey(x))]; ok && y != x {
-			return fmt.Errorf("mls: %w: encryption key at nodes %d and %d", ErrDuplicateKey, x, y)
-		}
-		n := s.leaf
-		if n == nil {
-			continue
-		}
-		if l, ok := sig[string(n.SignatureKey)]; ok && l != x.leaf() {
-			return fmt.Errorf("mls: %w: %w: signature key at leaves %d and %d", ErrAlreadyMember, ErrDuplicateKey, x.leaf(), l)
-		}
-		for _, k := range kinds {
-			if !n.Capabilities.SupportsCredential(k) {
-				return fmt.Errorf("mls: %w: 0x%04x, leaf %d", ErrCredentialType, uint16(k), x.leaf())
-			}
-		}
-		if !contains(used, n.Credential.Type) {
-			used = append(used, n.Credential.Type)
-		}
-	}
-	for _, l := range leaves {
-		for _, k := range used {
-			if !t.leaf(l).Capabilities.SupportsCredential(k) {
+		for k, members := range x.kinds {
+			if members > 0 && !n.Capabilities.SupportsCredential(k) {
 				return fmt.Errorf("mls: %w: 0x%04x by leaf %d", ErrCredentialType, uint16(k), l)
 			}
+		}
+	}
+	for _, p := range parents {
+		if x.count(encryptionKeys, t.publicKey(p)) > 1 {
+			return fmt.Errorf("mls: %w: encryption key of node %d", ErrDuplicateKey, p)
 		}
 	}
 	return nil

@@ -115,11 +115,11 @@ func (g *PublicGroup) verifyTree() error {
 	if err := t.verifyParentHashes(); err != nil {
 		return err
 	}
+	if err := t.verifyLeaves(g.gc.GroupID); err != nil {
+		return err
+	}
 	var all []LeafIndex
 	for l, n := range t.members() {
-		if err := n.verifySignature(g.s.id, g.gc.GroupID, l); err != nil {
-			return fmt.Errorf("mls: leaf %d: %w", l, err)
-		}
 		if err := g.cfg.checkLeaf(g.s, n, g.gc, ReasonTree, nil); err != nil {
 			return fmt.Errorf("mls: leaf %d: %w", l, err)
 		}

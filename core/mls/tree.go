@@ -38,6 +38,10 @@ type tree struct {
 	owner  *owner
 	// free: no leaf left of it is blank.
 	free LeafIndex
+	// idx is made when first asked for.
+	idx *treeIndex
+	// changed are the nodes set since the tree was cloned, some more than once.
+	changed []nodeIndex
 }
 
 func newTree(s *suite, leaves uint32) *tree {
@@ -52,13 +56,15 @@ func newTree(s *suite, leaves uint32) *tree {
 func pagesFor(leaves uint32) int { return int((uint64(leaves)*2 - 1 + 1<<pageBits - 1) >> pageBits) }
 
 // clone is cheap: the pages are shared. Both trees then copy what they write.
-// The hashes are worked out first, or each of the two would do it again.
+// Hashes and index are worked out first, or each of the two would do it again.
 func (t *tree) clone() *tree {
 	t.rootHash()
 	c := *t
 	c.pages = slices.Clone(t.pages)
 	c.owner = new(owner)
 	t.owner = new(owner)
+	c.idx = t.index().clone()
+	c.changed = nil
 	return &c
 }
 
@@ -92,7 +98,11 @@ func (t *tree) touch(x nodeIndex) {
 }
 
 func (t *tree) setLeaf(l LeafIndex, n *LeafNode) {
-	t.mut(l.node()).leaf = n
+	t.changed = append(t.changed, l.node())
+	s := t.mut(l.node())
+	t.idx.countLeaf(s.leaf, -1)
+	t.idx.countLeaf(n, 1)
+	s.leaf = n
 	t.touch(l.node())
 	if n == nil {
 		t.free = min(t.free, l)
@@ -103,7 +113,11 @@ func (t *tree) setParent(x nodeIndex, n *ParentNode) {
 	if n == nil && t.at(x).parent == nil {
 		return
 	}
-	t.mut(x).parent = n
+	t.changed = append(t.changed, x)
+	s := t.mut(x)
+	t.idx.countParent(s.parent, -1)
+	t.idx.countParent(n, 1)
+	s.parent = n
 	t.touch(x)
 }
 
@@ -212,6 +226,7 @@ func (t *tree) nextFree() (LeafIndex, error) {
 		return 0, fmt.Errorf("mls: %w: too many leaves", ErrTree)
 	}
 	t.leaves *= 2
+	t.idx = nil // one of the new size is made when needed
 	for len(t.pages) < pagesFor(t.leaves) {
 		t.pages = append(t.pages, &page{owner: t.owner})
 	}
@@ -280,7 +295,7 @@ func (t *tree) truncate() {
 		return
 	}
 	// What is cut from a page that stays is cleared: the tree may grow again.
-	t.leaves = width
+	t.leaves, t.idx = width, nil
 	t.pages = t.pages[:pagesFor(width)]
 	for x := nodeIndex(2*width - 1); int(x) < len(t.pages)<<pageBits; x++ {
 		if s := t.at(x); !s.blank() || s.hash != nil {

@@ -3,7 +3,10 @@ package mls
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/mimibridge/mimibridge/core/mls/tlspl"
 )
@@ -128,6 +131,50 @@ func (t *tree) verifyParentHashes() error {
 		}
 		if chained != 1 {
 			return fmt.Errorf("mls: %w: node %d has %d chains", ErrParentHash, x, chained)
+		}
+	}
+	return nil
+}
+
+// verifyLeaves checks the signatures of all leaves. They are what joining a large
+// group costs, and independent of each other: all processors take part, and the
+// goroutines are gone when it returns.
+func (t *tree) verifyLeaves(groupID []byte) error {
+	var all []Member
+	for l, n := range t.members() {
+		all = append(all, Member{l, n})
+	}
+	const batch = 16
+	workers := min(runtime.GOMAXPROCS(0), (len(all)+batch-1)/batch)
+	var next atomic.Int64
+	var failed atomic.Bool
+	errs := make([]error, workers)
+	work := func(w int) {
+		for !failed.Load() {
+			i := int(next.Add(batch)) - batch
+			if i >= len(all) {
+				return
+			}
+			for _, m := range all[i:min(i+batch, len(all))] {
+				if err := m.Node.verifySignature(t.s.id, groupID, m.Leaf); err != nil {
+					errs[w] = fmt.Errorf("mls: leaf %d: %w", m.Leaf, err)
+					failed.Store(true)
+					return
+				}
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		wg.Go(func() { work(w) })
+	}
+	if workers > 0 {
+		work(0)
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@ package mls
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -11,24 +10,24 @@ import (
 // local leaves know (RFC 9420 section 4.2: the private view).
 type nodeKeys map[nodeIndex][]byte
 
-func (k nodeKeys) clone() nodeKeys {
-	if k == nil {
-		return nodeKeys{}
-	}
-	return maps.Clone(k)
-}
+// stagedKeys is nodeKeys as a Commit would leave them.
+type stagedKeys = layer[nodeIndex, []byte]
 
 // prune drops keys of nodes that are blank, gone, or hold another key than
-// before.
-func (k nodeKeys) prune(before, after *tree) {
-	for x := range k {
-		if x > 2*rootOf(after.leaves) {
-			delete(k, x)
-			continue
+// before. after is a clone of before that was changed.
+func prune(k *stagedKeys, before, after *tree) {
+	if after.leaves < before.leaves {
+		for x := range k.base {
+			if x > 2*rootOf(after.leaves) {
+				k.drop(x)
+			}
 		}
-		a := after.publicKey(x)
-		if a == nil || x > 2*rootOf(before.leaves) || !bytes.Equal(a, before.publicKey(x)) {
-			delete(k, x)
+	}
+	for _, x := range after.changed {
+		if x > 2*rootOf(after.leaves) || x > 2*rootOf(before.leaves) {
+			k.drop(x)
+		} else if a := after.publicKey(x); a == nil || !bytes.Equal(a, before.publicKey(x)) {
+			k.drop(x)
 		}
 	}
 }
@@ -64,7 +63,7 @@ func (p *pathSecrets) at(x nodeIndex) []byte {
 
 // keysOf derives the key pairs, holds them against the tree (RFC 9420 section
 // 7.5, step 6 of decrypting) and puts the private ones into keys.
-func (t *tree) keysOf(p *pathSecrets, keys nodeKeys) error {
+func (t *tree) keysOf(p *pathSecrets, keys *stagedKeys) error {
 	for i, secret := range p.secrets {
 		x := p.steps[p.first+i].node
 		priv, pub, err := t.s.kem.derive(t.s.deriveSecret(secret, "node"))
@@ -74,7 +73,7 @@ func (t *tree) keysOf(p *pathSecrets, keys nodeKeys) error {
 		if !bytes.Equal(pub, t.publicKey(x)) {
 			return fmt.Errorf("mls: %w: node %d", ErrPathSecret, x)
 		}
-		keys[x] = priv
+		keys.set(x, priv)
 	}
 	return nil
 }
@@ -162,10 +161,10 @@ func (t *tree) mergePath(l LeafIndex, up *UpdatePath, added map[LeafIndex]bool) 
 // 7.5). keys must fit the tree as it was before the path was merged. Since the
 // keys are the union of what the local leaves know, the lowest secret gives all
 // that any of them may know.
-func (t *tree) decryptPath(steps []pathStep, up *UpdatePath, keys nodeKeys, context []byte, added map[LeafIndex]bool) (*pathSecrets, error) {
+func (t *tree) decryptPath(steps []pathStep, up *UpdatePath, keys *stagedKeys, context []byte, added map[LeafIndex]bool) (*pathSecrets, error) {
 	for i, st := range steps {
 		for j, x := range t.resolutionWithout(st.copath, added) {
-			priv, ok := keys[x]
+			priv, ok := keys.get(x)
 			if !ok {
 				continue
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -717,7 +718,9 @@ func vectorTreeKEM(t *testing.T, raw json.RawMessage) {
 	for _, l := range v.Leaves {
 		k := nodeKeys{l.Index.node(): l.Encryption}
 		for _, p := range l.Secrets {
-			must(t, tr.keysOf(&pathSecrets{steps: []pathStep{{node: p.Node}}, secrets: [][]byte{p.Secret}}, k))
+			known := newLayer(k)
+			must(t, tr.keysOf(&pathSecrets{steps: []pathStep{{node: p.Node}}, secrets: [][]byte{p.Secret}}, known))
+			known.apply(k)
 		}
 		for x, priv := range k {
 			pub, err := s.kem.public(priv)
@@ -746,15 +749,17 @@ func vectorTreeKEM(t *testing.T, raw json.RawMessage) {
 			if l == sender {
 				continue
 			}
-			p, err := after.decryptPath(steps, up, k, context, nil)
+			p, err := after.decryptPath(steps, up, newLayer(k), context, nil)
 			must(t, err)
 			if secrets != nil {
 				equal(t, "path secret", p.secrets[0], secrets[l])
 			}
 			equal(t, "commit secret", p.commit, commit)
-			mine := k.clone()
-			mine.prune(tr, after)
-			must(t, after.keysOf(p, mine))
+			staged := newLayer(k)
+			prune(staged, tr, after)
+			must(t, after.keysOf(p, staged))
+			mine := maps.Clone(k)
+			staged.apply(mine)
 			if !after.complete(l, mine) {
 				t.Fatalf("leaf %d is not complete after the path", l)
 			}
