@@ -97,6 +97,9 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 			err = fmt.Errorf("matrix: listen for the homeserver: %w", err)
 		}
 	}
+	if ctx.Err() != nil {
+		err = nil // asked to stop, perhaps before it had begun
+	}
 	// Transactions that are being stored may finish: they will not have to come again.
 	grace, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer end()
