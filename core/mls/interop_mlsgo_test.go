@@ -24,7 +24,9 @@ const interopLifetime = 28 * 24 * time.Hour
 func TestInteropMLSGo(t *testing.T) {
 	for _, suite := range []CipherSuite{1, 2, 3, 5} {
 		t.Run(suite.String(), func(t *testing.T) {
-			t.Run("ours creates", func(t *testing.T) { playInterop(t, suite, ours{}, mlsGo{}) })
+			if suite != P521AES256GCMSHA512P521 { // seconds a run; the other direction has all the steps too
+				t.Run("ours creates", func(t *testing.T) { playInterop(t, suite, ours{}, mlsGo{}) })
+			}
 			t.Run("theirs creates", func(t *testing.T) { playInterop(t, suite, mlsGo{}, ours{}) })
 		})
 	}

@@ -11,10 +11,7 @@ import (
 // histories; after every epoch all of them, and the hub, must agree on tree,
 // context and exported secrets, and every private key must fit its node.
 func TestModel(t *testing.T) {
-	steps := 300
-	if testing.Short() {
-		steps = 60
-	}
+	const steps = 300
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { runModel(t, seed, steps) })
 	}
