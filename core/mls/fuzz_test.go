@@ -182,3 +182,55 @@ func TestParseMemory(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSemiPrivate gives an external receiver and a member anything.
+func FuzzSemiPrivate(f *testing.F) {
+	h, key := semiPrivateHall(f)
+	out, err := h.states[1].Commit(1, CommitOptions{WireFormat: semiPrivate.WireFormat})
+	must(f, err)
+	p, _, err := h.states[1].ProposeAs(1, Proposal{&Update{}}, nil, semiPrivate.WireFormat)
+	must(f, err)
+	f.Add(out.Message.Bytes())
+	f.Add(p.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := ParseMessage(b)
+		if err != nil || m.SemiPrivateMessage == nil {
+			return
+		}
+		_, _ = m.SemiPrivateMessage.Open(suite1, key)
+		_, _ = h.hub.InspectSemiPrivate(m, key)
+		_, _ = h.states[0].StageCommit(m)
+	})
+}
+
+// FuzzParts reads what travels inside extensions and components.
+func FuzzParts(f *testing.F) {
+	ack := AppAck{[]MessageRange{{1, 2, 3}}}
+	types := MediaTypeList{{"text/plain", []MediaParameter{{"charset", "UTF-8"}}}}
+	formats := WireFormats{0xf00d}
+	for _, b := range [][]byte{tlspl.Marshal(&ack), tlspl.Marshal(&types), tlspl.Marshal(&formats), tlspl.Marshal(&ApplicationFraming{types[0], []byte("x")}),
+		tlspl.Marshal(DistributionServiceTree()), MarshalSafeAAD([]SafeAADItem{{1, []byte("x")}}),
+		tlspl.Marshal(&ExternalReceiver{make([]byte, 32), BasicCredential([]byte("r"))}), tlspl.Marshal(&PartialGroupInfo{Signature: []byte{1}})} {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		type part interface {
+			tlspl.Marshaler
+			tlspl.Unmarshaler
+		}
+		for _, v := range []part{new(AppAck), new(MediaTypeList), new(WireFormats), new(ComponentsList), new(ApplicationFraming), new(RatchetTreeOption),
+			new(PartialGroupInfo), new(ExternalReceiver), new(ExternalSender), new(AppDataDictionary), new(RequiredCapabilities), new(PreSharedKeyID), new(Proposal)} {
+			if tlspl.Unmarshal(b, v) == nil && !bytes.Equal(tlspl.Marshal(v), b) {
+				t.Fatalf("%T does not re-encode to its bytes", v)
+			}
+		}
+		e := Extensions{{semiPrivate.Extension, b}}
+		_, _ = e.ExternalReceivers()
+		var a AppAck
+		if tlspl.Unmarshal(b, &a) == nil {
+			for _, r := range a.Ranges {
+				a.Add(r.Sender, r.Last)
+			}
+		}
+	})
+}

@@ -10,7 +10,7 @@ import (
 
 // semiPrivateHall is a group of alice and bob whose hub reads their handshakes as
 // an external receiver.
-func semiPrivateHall(t *testing.T) (*hall, *ReceiverKey) {
+func semiPrivateHall(t testing.TB) (*hall, *ReceiverKey) {
 	t.Helper()
 	priv, pub, err := GenerateHPKEKey(suite1)
 	must(t, err)
