@@ -318,6 +318,28 @@ func TestExternalErrors(t *testing.T) {
 	}
 }
 
+// endless never ends, and counts what was read of it.
+type endless struct{ n int64 }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.n += int64(len(p))
+	return len(p), nil
+}
+
+// TestExternalEndless: a server that goes on sending is not listened to beyond what was said.
+func TestExternalEndless(t *testing.T) {
+	_, e := encrypted(t, content.AEADAES128GCM, octets(1000), 1000)
+	var src endless
+	if err := e.Verify(&src, 1<<30); !errors.Is(err, content.ErrCorrupt) || src.n > 1<<20 {
+		t.Errorf("size said: %v after %d octets", err, src.n)
+	}
+	e.Size = 0
+	src = endless{}
+	if err := e.Verify(&src, 1<<20); !errors.Is(err, content.ErrLimit) || src.n > 1<<21 {
+		t.Errorf("size not said: %v after %d octets", err, src.n)
+	}
+}
+
 func FuzzExternal(f *testing.F) {
 	f.Add([]byte("plain"), []byte("aad"), uint16(3), uint8(0))
 	f.Add(octets(70000), octets(33000), uint16(40000), uint8(1))

@@ -11,7 +11,12 @@
 //	b, err := m.Encode()
 //	id := content.ID(b, sender, room, m.Salt)
 //
-// Nothing here is safe for concurrent use while somebody writes; there is no I/O and no clock.
+// Around the container: builders and Classify for the usual messages, Choose for multipart ones; GFM-MIMI to and from HTML
+// and plain text (RichOptions); encryption of external content (Encrypter, External.Decrypt); reports of delivery
+// and reading (StatusReport); what a receiver knows beside the message (Derived).
+//
+// Nothing here is safe for concurrent use while somebody writes, functions apart; there is no I/O but through the
+// readers and writers that callers bring, and no clock.
 package content
 
 import (

@@ -9,7 +9,7 @@ import (
 // PlainText gives the best plain text of what the message wants rendered, for networks that show text: a
 // text/plain part as it is, else the source of a text/markdown part. Of alternatives the plain one is taken,
 // parts that are processed one by one are joined by line feeds, a unit counts only if all of it is
-// textual. ok is false if nothing is left: reactions, deletions, attachments, HTML alone, text that is not UTF-8.
+// textual. ReadableText is the same without Markdown in it. ok is false if nothing is left: reactions, deletions, attachments, HTML alone, text that is not UTF-8.
 func (m *Message) PlainText() (text string, ok bool) {
 	text, rank := m.Body.plain()
 	return text, rank > 0

@@ -58,12 +58,14 @@ func HTMLToMarkdown(src string, o *RichOptions) string {
 }
 
 // CleanHTML reduces HTML to what HTMLToMarkdown can carry and writes it as MarkdownToHTML would: HTML from a peer
-// made fit for a network. Mentions are resolved with o.Mention.
+// made fit for a network. Mentions go by o.Mention, images by o.Image.
 func CleanHTML(src string, o *RichOptions) string {
-	return writeHTML(parseHTML(src, &RichOptions{Image: keepImage}).resolved(o))
+	read := &RichOptions{}
+	if o != nil {
+		read.Image = o.Image
+	}
+	return writeHTML(parseHTML(src, read).resolved(o))
 }
-
-func keepImage(src string) (string, bool) { return src, true }
 
 // MarkdownToText renders GFM-MIMI as plain text, with the marks that XEP-0393 gives a meaning where there is one
 // (*strong*, _emphasis_, ~struck~, `code`, > quotation). Links stand as "text (URL)", mentions as their text.

@@ -96,6 +96,12 @@ func checkHTML(t testing.TB, src string) {
 		t.Fatalf("HTML %q\nis   %s\nMarkdown %q\nis   %s", src, a, md, b)
 	}
 	content.HTMLToText(src, nil)
+	// With bare URLs made links it is stable from the second time on.
+	auto := &content.RichOptions{Image: identity.Image, Autolink: true}
+	md = content.HTMLToMarkdown(src, auto)
+	if again := content.HTMLToMarkdown(content.MarkdownToHTML(md, identity), auto); canonical(t, content.MarkdownToHTML(again, identity)) != canonical(t, content.MarkdownToHTML(md, identity)) {
+		t.Fatalf("HTML %q\nwith links %q\nand again  %q", src, md, again)
+	}
 }
 
 var allowedTags = map[string]bool{"p": true, "h1": true, "h2": true, "h3": true, "h4": true, "h5": true, "h6": true, "blockquote": true,

@@ -90,6 +90,7 @@ func TestHTMLToMarkdown(t *testing.T) {
 		{"link without text", `<a href="https://a.example"></a>`, "<https://a.example>"},
 		{"link with brackets", `<a href="https://a.example/(x">b]</a>`, `[b\]](<https://a.example/(x>)`},
 		{"scheme javascript", `<a href=" java` + "\n" + `script:x">a</a> <a href="JavaScript:x">b</a>`, "a b"},
+		{"control characters in a target", "<a href='https://a.example/&#1;b'>a</a> <a href='https://a.example/&#10;b'>b</a> <a href='https://a.example/\u202eb'>c</a>", "a b [c](https://a.example/%E2%80%AEb)"},
 		{"code with backticks", "<code>a`b``</code> <code>`</code>", "``` a`b`` ``` `` ` ``"},
 		{"code block", "<pre><code class=\"language-go\">a\n```\n</code></pre>", "````go\na\n```\n````"},
 		{"lists", "<ul><li>a<ol start=3><li>b</li></ol></li><li><input type=checkbox checked> c</li><li>☐ d</li></ul>", "- a\n\n  3. b\n\n- [x] c\n\n- [ ] d"},
@@ -231,9 +232,39 @@ func TestImages(t *testing.T) {
 	}
 }
 
+func TestAutolink(t *testing.T) {
+	o := &content.RichOptions{Autolink: true}
+	for html, want := range map[string]string{
+		`see https://a.example/b_c?d=e&amp;f. And (http://b.example/(x))!`:            "see <https://a.example/b_c?d=e&f>. And (<http://b.example/(x)>)!",
+		`<a href="https://a.example">https://b.example</a>`:                           "[https://b.example](https://a.example)",
+		`<code>https://a.example</code>`:                                              "`https://a.example`",
+		`<b>https://a.example</b>x`:                                                   "**<https://a.example>**&#120;",
+		`httpx://a https:/b https:// xhttps://c https://` + strings.Repeat("d", 3000): "httpx://a https:/b https:// xhttps://c https://" + strings.Repeat("d", 3000),
+		`https://a.example/&amp;copy;d x`:                                             "https://a.example/&amp;copy;d x",
+		`https://a.example"x" https://b.example&lt;c&gt;`:                             `<https://a.example>"x" <https://b.example>&lt;c>`,
+	} {
+		if got := content.HTMLToMarkdown(html, o); got != want {
+			t.Errorf("%s\ngot  %s\nwant %s", html, got, want)
+		}
+	}
+}
+
+// TestWideTable: what is in columns beyond the bound is in the last one.
+func TestWideTable(t *testing.T) {
+	row := "<tr>" + strings.Repeat("<td>a</td>", 99) + "<td>b</td><td>c</td><td>d</td></tr>"
+	md := content.HTMLToMarkdown("<table>"+row+row+"</table>", nil)
+	if lines := strings.Split(md, "\n"); len(lines) != 4 || strings.Count(lines[1], "---") != 100 || !strings.HasSuffix(lines[3], "| b c d |") {
+		t.Errorf("got %s", md)
+	}
+	md = "|" + strings.Repeat(" a |", 120) + "\n|" + strings.Repeat(" - |", 120) + "\n"
+	if html := content.MarkdownToHTML(md, nil); strings.Count(html, "<th>") != 100 || !strings.HasSuffix(html, "<th>"+strings.Repeat("a ", 20)+"a</th></tr></thead></table>") {
+		t.Errorf("got %s", html)
+	}
+}
+
 func TestCleanHTML(t *testing.T) {
-	src := `<div onclick="x"><p style="color:red">a <b class=x>b</b><script>c</script></p><a href="javascript:x" onmouseover=y>d</a><iframe src=e></iframe><form><input value=f><button>g</button></form></div>`
-	if got, want := content.CleanHTML(src, nil), `<p>a <strong>b</strong></p><p>d</p><p>g</p>`; got != want {
+	src := `<div onclick="x"><p style="color:red">a <b class=x>b</b><script>c</script></p><a href="javascript:x" onmouseover=y>d</a><iframe src=e></iframe><img src="https://a.example/pixel" alt=""><img src="https://a.example/b" alt="c"><form><input value=f><button>g</button></form></div>`
+	if got, want := content.CleanHTML(src, nil), `<p>a <strong>b</strong></p><p>d<a href="https://a.example/pixel">https://a.example/pixel</a><a href="https://a.example/b">c</a></p><p>g</p>`; got != want {
 		t.Errorf("got %s", got)
 	}
 }

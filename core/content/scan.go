@@ -18,6 +18,7 @@ const (
 	maxRise = 40        // containers that may begin on a line, two columns of indentation counted as one
 
 	lineWork = 100 // steps for each container on each line
+	cellWork = 500 // steps for each cell of a table
 )
 
 // scan splits Markdown into what is parsed and what is literal text. Line ends are line feeds.
@@ -90,30 +91,19 @@ func (t *totals) work() int { return t.pipes * (t.pipes + t.ticks) }
 // chunk counts what is in a chunk.
 type chunk struct {
 	bytes, lines int
-	marks        int // runs of * _ ~
-	inert        int // runs of _ that mark nothing, but are in the list that is searched
-	brackets     int // [ ] and what follows them
-	costly       int // brackets after which the parser looks for an end anywhere in the chunk
-	ticks        int // runs of backticks
-	columns      int // of a table
-	padding      int // cells that rows lack
-	refs         int // link reference definitions
+	marks        int          // runs of * _ ~
+	inert        int          // runs of _ that mark nothing, but are in the list that is searched
+	brackets     int          // [ ] and what follows them
+	costly       int          // brackets after which the parser looks for an end anywhere in the chunk
+	ticks        map[int]bool // lengths of runs of backticks: of each the last one may be looked for to the end of its block
+	columns      int          // of a table
+	cells        int          // of a table, those that rows lack included
 }
 
 // work is an upper bound of the steps that goldmark takes for the chunk beyond those that grow with its length.
 func (c *chunk) work() int {
 	return c.marks*(c.marks+c.inert) + c.brackets*(c.brackets+c.lines) + c.costly*(c.bytes+16*c.lines) +
-		c.unmatchedTicks()*(c.bytes+16*c.lines) + 50*c.padding + c.refs*c.lines
-}
-
-// unmatchedTicks: a run for which no other of its length follows is looked for to the end of the block. For there to be k
-// of them, they need 1 + 2 + … + k backticks.
-func (c *chunk) unmatchedTicks() int {
-	k := 0
-	for k < c.ticks && k*(k+1)/2 < c.bytes {
-		k++
-	}
-	return k
+		len(c.ticks)*(c.bytes+16*c.lines) + cellWork*c.cells
 }
 
 func (c *chunk) add(line string, all *totals) {
@@ -140,18 +130,20 @@ func (c *chunk) add(line string, all *totals) {
 			}
 			i = z - 1
 		case '`':
-			c.ticks++
-			all.ticks++
-			for i+1 < len(line) && line[i+1] == ch {
-				i++
+			z := i
+			for z < len(line) && line[z] == '`' {
+				z++
 			}
+			if c.ticks == nil {
+				c.ticks = make(map[int]bool)
+			}
+			c.ticks[z-i] = true
+			all.ticks++
+			i = z - 1
 		case '[':
 			c.brackets++
 		case ']':
 			c.brackets++
-			if i+1 < len(line) && line[i+1] == ':' {
-				c.refs++
-			}
 			if i+1 < len(line) && (line[i+1] == '(' || line[i+1] == '[' || line[i+1] == ':') && !plainTarget(line[i+1:]) {
 				c.costly++
 			}
@@ -163,7 +155,7 @@ func (c *chunk) add(line string, all *totals) {
 		c.columns = max(c.columns, n)
 	}
 	if c.columns > 0 {
-		c.padding += max(0, c.columns-pipes)
+		c.cells += max(c.columns, columns(line, pipes))
 	}
 }
 
@@ -203,7 +195,20 @@ func delimiterRow(line string) int {
 	if !dash {
 		return 0
 	}
-	return pipes + 1
+	return columns(line, pipes)
+}
+
+// columns gives how many cells a line with so many pipes has.
+func columns(line string, pipes int) int {
+	line = strings.Trim(line, " \t")
+	n := pipes + 1
+	if strings.HasPrefix(line, "|") {
+		n--
+	}
+	if strings.HasSuffix(line, "|") {
+		n--
+	}
+	return max(n, 1)
 }
 
 // beginsBlock reports whether a line begins a block of its own whatever stands before it, fenced code apart.

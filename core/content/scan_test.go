@@ -105,6 +105,7 @@ func TestScanLetsThrough(t *testing.T) {
 		"a long chat message":      strings.Repeat("Some *words*, a [link](https://a.example/b_c) and `code`.\n", 400),
 		"marks in many paragraphs": strings.Repeat("*a* _b_ **c** ~~d~~ `e` [f](https://g.example)\n\n", 1200),
 		"a list with links":        strings.Repeat("- [item](https://a.example/x) *new* `v1.2`\n", 1200),
+		"a table with code":        "| a | b |\n|---|---|\n" + strings.Repeat("| `some code` | ``more`` text, long enough |\n", 1300),
 		"a deep list":              "- a\n  - b\n    - c\n      - d\n        - e\n",
 		"a big table":              "| a | b | c |\n|---|---|---|\n" + strings.Repeat("| x | y *z* | w |\n", 1500),
 		"code with marks":          "```c\n" + strings.Repeat("*p = a[i] * b_c[*q];\n", 2500) + "```\n*done*",
@@ -114,6 +115,38 @@ func TestScanLetsThrough(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if cut, work := content.ScanWork(md); cut != len(md) {
 				t.Errorf("only %d of %d octets are parsed (work %d)", cut, len(md), work)
+			}
+		})
+	}
+}
+
+// TestScanCuts: each thing of which there can be too much is enough for itself to end the parsing.
+func TestScanCuts(t *testing.T) {
+	words := strings.Repeat("some words ", 5000)
+	for name, md := range map[string]string{
+		"marks in a paragraph":              strings.Repeat("*a ", 4000),
+		"marks and names with underscores":  strings.Repeat("*a ", 1000) + strings.Repeat("a_b ", 12000),
+		"brackets in a paragraph":           strings.Repeat("[a ", 4000),
+		"brackets on many lines":            strings.Repeat("[a]\n", 1000) + strings.Repeat("a\n", 6000),
+		"targets that may not end":          strings.Repeat("[a](b \"", 300) + words,
+		"runs of backticks":                 hostile()["growing backticks"],
+		"rows shorter than the header":      "|" + strings.Repeat("a|", 5000) + "\n|" + strings.Repeat("-|", 5000) + "\n" + strings.Repeat("|a\n", 60),
+		"escaped pipes":                     "a|b\n-|-\n" + strings.Repeat("`\\|`|\n", 3500),
+		"reference definitions":             strings.Repeat("[a]: b\n", 1700),
+		"containers on a line":              strings.Repeat("> ", 41) + "a",
+		"containers by indentation":         "- a\n" + strings.Repeat(" ", 84) + "- b",
+		"numbered containers":               strings.Repeat("1. ", 41) + "a",
+		"containers and lines":              strings.Repeat("- ", 20) + "a\n" + strings.Repeat("\n", 7000),
+		"containers left open by the lines": strings.Repeat("- ", 20) + "a\n" + strings.Repeat("\n  b", 7000),
+		"octets":                            strings.Repeat("words\n\n", 50000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if cut, work := content.ScanWork(md); cut == len(md) {
+				t.Errorf("all of %d octets is parsed, work %d", cut, work)
+			}
+			// And a paragraph before it is still parsed.
+			if cut, _ := content.ScanWork("*a*\n\n" + md); cut < 5 {
+				t.Errorf("only %d octets are parsed", cut)
 			}
 		})
 	}
@@ -147,6 +180,10 @@ func TestHTMLTooDeep(t *testing.T) {
 		"many":       strings.Repeat("<i>x</i> ", 70000) + "<p>deep</p> end",
 	} {
 		t.Run(name, func(t *testing.T) {
+			if depth, count := content.ElementDepth(src); depth > 102 || count > 1<<16 {
+				t.Errorf("%d elements, %d deep", count, depth)
+			}
+			checkSafe(t, content.CleanHTML(src, nil))
 			for _, got := range []string{content.HTMLToMarkdown(src, nil), content.HTMLToText(src, nil), content.CleanHTML(src, nil)} {
 				if !strings.Contains(got, "deep") || !strings.Contains(got, "end") {
 					t.Errorf("text is lost: %.80q", got)
