@@ -87,6 +87,9 @@ func New(cfg Config) (*Provider, error) {
 	if p.store, err = store.Open(ctx, cfg.Store); err != nil {
 		return nil, err
 	}
+	if p.store.Restored() {
+		cfg.Log.Warn().Msg("the database is a copy from earlier: all rooms are joined anew")
+	}
 	for _, a := range cfg.Adapters {
 		db, err := openAdapterDB(ctx, cfg.Store.Path, a.Name())
 		if err != nil {

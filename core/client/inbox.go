@@ -225,6 +225,9 @@ func (r *room) fanout(ctx context.Context, it store.InboxItem, f *wire.FanoutMes
 		r.ahead()
 		return hold(m.Epoch())
 	case m.Epoch() < r.g.Epoch():
+		if m.ContentType() == mls.ContentCommit { // there is one for each epoch, and this is not the one we know
+			r.doubt = true
+		}
 		return r.discard(ctx, ch, "of a past epoch", nil)
 	}
 	switch m.ContentType() {
@@ -262,6 +265,9 @@ func (r *room) message(ch *change, f *wire.FanoutMessage) {
 	}
 	am, err := r.g.Decrypt(f.Message)
 	if err != nil {
+		if f.Message.Epoch() == r.g.Epoch() && !errors.Is(err, mls.ErrReplay) {
+			r.doubt = true
+		}
 		drop("it does not decrypt", err)
 		return
 	}

@@ -162,6 +162,10 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 	}
 	r.hubReached()
 	r.place = 0
+	if r.g != nil && in.Epoch != r.g.Epoch() && res.Code != wire.SubmitAccepted { // the same content again, in the epoch where we are
+		in.Status, in.Request = store.IntentWaiting, nil
+		return true, r.c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.SetIntent(in) })
+	}
 	switch res.Code {
 	case wire.SubmitAccepted:
 		if ready, err := r.catchUp(ctx, int64(res.AcceptedTimestamp)); !ready || err != nil {
@@ -172,16 +176,18 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 		if r.g == nil {
 			return true, r.refuse(ctx, in, pl, fault.Forbidden, "you are not in this room")
 		}
-		if in.Epoch < r.g.Epoch() { // we are there already: the same content again
-			in.Status, in.Request = store.IntentWaiting, nil
-			return true, r.c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.SetIntent(in) })
-		}
 		r.ahead()
 		if r.patience(1) {
 			return r.resync(ctx, "the hub's commits did not arrive")
 		}
 		r.pauseHub(r.c.cfg.Patience / 4)
 		return false, nil
+	}
+	if r.g != nil {
+		// A hub that was restored from a copy is in an earlier epoch, and has no other word for it.
+		if info, err := r.fetch(ctx, uri(in.Actor)); err == nil && info.GroupInfo.GroupContext.Epoch < r.g.Epoch() {
+			return r.resync(ctx, "the hub is in an earlier epoch")
+		}
 	}
 	return true, r.refuse(ctx, in, pl, fault.Forbidden, "the room does not accept this message from you")
 }

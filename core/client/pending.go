@@ -252,6 +252,10 @@ func (r *room) merge(ctx context.Context, ch *change, external []*mls.MLSMessage
 		return nil
 	}
 	r.c.Counters.Commits.Add(1)
+	ch.do(func(tx *store.Tx) error { // should a hub send it to us, too
+		_, err := tx.MarkSeen(r.id, p.Hash, req.Message.Epoch())
+		return err
+	})
 	ch.out = staged != nil && staged.SelfRemoved
 	r.pending = nil
 	for _, m := range external {

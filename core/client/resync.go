@@ -194,6 +194,32 @@ func (r *room) resync(ctx context.Context, why string) (more bool, err error) {
 	return true, nil
 }
 
+// check asks the hub whether the group held here is still the room's: a hub that was restored from a copy has gone on from an
+// earlier epoch, perhaps to one of the same number. It is asked once a minute at most, since anybody in the room can sow doubt.
+func (r *room) check(ctx context.Context) (more bool, err error) {
+	if r.now().Sub(r.doubted) < time.Minute {
+		return false, nil
+	}
+	info, _, err := r.ask(ctx)
+	if err != nil {
+		if fault.Temporary(err) || ctx.Err() != nil {
+			r.hubFailed("groupInfo", err)
+			return true, nil
+		}
+		return true, r.lose(ctx, err)
+	}
+	r.hubReached()
+	r.doubt, r.doubted = false, r.now()
+	switch {
+	case r.where(info):
+		return true, nil
+	case info.GroupInfo.GroupContext.Epoch > r.g.Epoch():
+		r.ahead()
+		return true, nil
+	}
+	return r.resync(ctx, "the hub's group has another history")
+}
+
 // ask fetches the group's state from the hub for the first local user that it is given to. An error that is not temporary
 // says that it is given to nobody here.
 func (r *room) ask(ctx context.Context) (*wire.GroupInfoRatchetTree, mimiuri.URI, error) {

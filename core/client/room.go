@@ -47,6 +47,8 @@ type room struct {
 	proved      uint64               // up to which inbox item the pending commit was tried
 	broken      string               // why the group state is of no use any more; a new one is fetched
 	poison      uint64               // the inbox item that told so
+	doubt       bool                 // something came that does not fit the group's history as it is known here
+	doubted     time.Time            // when the hub was last asked because of that
 	refusals    int                  // of commits in this epoch
 	place       int64                // hub time of what was accepted and waits for what came before it; 0: nothing does
 	resumed     bool                 // what was under way at the start has been asked for
@@ -247,6 +249,11 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	}
 	if r.broken != "" {
 		return r.resync(ctx, r.broken)
+	}
+	if r.doubt && r.g != nil {
+		if more, err := r.check(ctx); more || err != nil {
+			return more, err
+		}
 	}
 	if r.patience(2) {
 		return r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")

@@ -81,7 +81,7 @@ func makeView(pol *policy.State, leaving map[mimiuri.URI]bool, old *view, epoch 
 		}
 		m := member{User: p.User.String(), Role: p.Role, Title: role.Name, Send: role.Can(policy.CanSendMessage), Admin: role.Can(policy.CanChangeUserRole), Since: epoch}
 		if o := old.find(m.User); o != nil {
-			m.Since = o.Since
+			m.Since = min(o.Since, epoch) // a hub that was restored from a copy begins again earlier
 		}
 		v.Members = append(v.Members, m)
 	}

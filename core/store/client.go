@@ -502,10 +502,10 @@ func (tx *Tx) TrimHistory(before int64) error {
 
 // TrimStray deletes what came for rooms that nobody here is joining any more.
 func (tx *Tx) TrimStray() error {
-	return tx.do(`DELETE FROM inbox WHERE room_id IN (SELECT room_id FROM client_room c WHERE status=?
+	return tx.do(`DELETE FROM inbox WHERE room_id IN (SELECT room_id FROM client_room c WHERE status<>?
 		AND NOT EXISTS (SELECT 1 FROM key_package k WHERE k.room_id IN (c.room_id, ''))
 		AND NOT EXISTS (SELECT 1 FROM client_pending p WHERE p.room_id=c.room_id)
-		AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.room_id=c.room_id AND i.status<2))`, ClientNew)
+		AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.room_id=c.room_id AND i.status<2))`, ClientJoined)
 }
 
 // AddMessage notes a message; fresh is false if the sender's message ID was there.

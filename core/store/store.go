@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ type Options struct {
 	Path   string // the SQLite file; made with mode 0600 if absent, as are its WAL and lock files
 	Key    []byte // the sealing key, KeySize octets
 	Domain string // the provider domain; a database belongs to one
+	// Restored says that the file is a copy from earlier, which Open mostly finds out by itself: by the number of commits,
+	// which stands in the lock file, too. Group states in it must not be used any more, since their keys may have been.
+	Restored bool
 }
 
 // Store is an open database. Safe for concurrent use.
@@ -35,6 +39,9 @@ type Store struct {
 	lock   *os.File
 	nodeID string
 	incarn []byte
+
+	commits  uint64 // transactions so far
+	restored bool
 
 	work chan *job
 	quit chan struct{}
@@ -109,6 +116,7 @@ func (s *Store) open(ctx context.Context, o Options) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	s.write.SetMaxOpenConns(1)
+	s.restored = o.Restored
 	if s.conn, err = s.write.Conn(ctx); err != nil {
 		return fmt.Errorf("store: open %s: %w", o.Path, err)
 	}
@@ -200,11 +208,65 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 		return fmt.Errorf("store: %w", err)
 	}
 	s.incarn = []byte(inc)
+	if err := s.compare(ctx, tx, n == 0); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	return nil
 }
+
+// eventGap is left in each room's numbers of events when a copy from earlier is opened: those after the copy are used.
+const eventGap = 1 << 20
+
+// compare holds the number of commits in the database against that beside it. If the database is behind, it is a copy from
+// earlier: it becomes another incarnation, and its group states are lost on purpose.
+func (s *Store) compare(ctx context.Context, tx *sql.Tx, fresh bool) error {
+	var b []byte
+	switch err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key='commits'`).Scan(&b); {
+	case errors.Is(err, sql.ErrNoRows):
+		if _, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('commits', ?)`, make([]byte, 8)); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case len(b) == 8:
+		s.commits = binary.BigEndian.Uint64(b)
+	}
+	var beside [8]byte
+	if n, _ := s.lock.ReadAt(beside[:], 0); n == 8 && !fresh {
+		if was := binary.BigEndian.Uint64(beside[:]); was > s.commits {
+			s.commits, s.restored = was, true
+		}
+	}
+	if !s.restored || fresh {
+		s.restored = false
+		return nil
+	}
+	s.incarn = randomBytes(16)
+	binary.BigEndian.PutUint64(beside[:], s.commits)
+	for _, q := range []struct {
+		query string
+		args  []any
+	}{
+		{`UPDATE meta SET value=? WHERE key='incarnation'`, []any{s.incarn}},
+		{`UPDATE meta SET value=? WHERE key='commits'`, []any{beside[:]}},
+		{`UPDATE room SET incarnation=?`, []any{s.incarn}},
+		{`UPDATE client_room SET state=NULL, last_event=last_event+?`, []any{eventGap}},
+		{`DELETE FROM client_ratchet`, nil},
+		{`DELETE FROM client_pending`, nil},
+		{`UPDATE intent SET status=0 WHERE status=1 AND request IS NULL`, nil},
+	} {
+		if _, err := tx.ExecContext(ctx, q.query, q.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Restored reports whether the database turned out to be a copy from earlier when it was opened.
+func (s *Store) Restored() bool { return s.restored }
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
@@ -224,6 +286,8 @@ func (s *Store) closeFiles() {
 		s.read.Close()
 	}
 	if s.conn != nil {
+		// All of it into the one file, for those who copy it while nothing runs.
+		s.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
 		s.conn.Close()
 	}
 	if s.write != nil {
@@ -263,11 +327,14 @@ func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 }
 
 func (s *Store) writer() {
+	tx := &Tx{s: s, ctx: context.Background(), conn: s.conn, stmts: map[string]*sql.Stmt{}}
 	defer func() {
+		for _, st := range tx.stmts {
+			st.Close() // an open one would keep the file open
+		}
 		s.closeFiles()
 		close(s.done)
 	}()
-	tx := &Tx{s: s, ctx: context.Background(), conn: s.conn, stmts: map[string]*sql.Stmt{}}
 	batch := make([]*job, 0, MaxBatch)
 	for {
 		batch = batch[:0]
@@ -307,8 +374,16 @@ func (s *Store) run(tx *Tx, batch []*job) {
 		for _, j := range batch {
 			j.err = tx.attempt(j.fn)
 		}
-		if err = tx.exec0("COMMIT"); err != nil {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], s.commits+1)
+		if err = tx.do(`UPDATE meta SET value=? WHERE key='commits'`, n[:]); err == nil {
+			err = tx.exec0("COMMIT")
+		}
+		if err != nil {
 			tx.exec0("ROLLBACK")
+		} else {
+			s.commits++
+			s.lock.WriteAt(n[:], 0) // after the commit: it must never be ahead of what is on disk
 		}
 	}
 	for _, j := range batch {

@@ -240,3 +240,198 @@ func TestSealer(t *testing.T) {
 		t.Errorf("a short value opens: %v", err)
 	}
 }
+
+// TestCleaning: what is kept, is kept for as long as somebody needs it, and then goes.
+func TestCleaning(t *testing.T) {
+	s := openAt(t, filepath.Join(t.TempDir(), "db"), 1)
+	ctx := context.Background()
+	addRoom(t, s)
+	update := func(fn func(*store.Tx) error) {
+		t.Helper()
+		if err := s.Update(ctx, fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	events := func(adapter string) (n int) {
+		update(func(tx *store.Tx) error {
+			es, err := tx.Undelivered(room, adapter, 100)
+			n = len(es)
+			return err
+		})
+		return n
+	}
+	add := func(ts int64) {
+		update(func(tx *store.Tx) error {
+			_, err := tx.AppendEvent(room, ts, func(uint64) ([]byte, error) { return []byte("x"), nil })
+			return err
+		})
+	}
+	t.Run("an event goes when all adapters have shown it and it is old", func(t *testing.T) {
+		add(1)
+		add(2)
+		add(50)
+		update(func(tx *store.Tx) error { return tx.Delivered(room, "x", 3) })
+		update(func(tx *store.Tx) error { return tx.Delivered(room, "y", 1) })
+		update(func(tx *store.Tx) error { return tx.TrimEvents([]string{"x", "y"}, 10) })
+		if n := events("z"); n != 2 {
+			t.Errorf("%d events are left, not those that y waits for", n)
+		}
+		update(func(tx *store.Tx) error { return tx.TrimEvents([]string{"x"}, 10) })
+		if n := events("z"); n != 1 {
+			t.Errorf("%d events are left, not the one that is not old", n)
+		}
+		update(func(tx *store.Tx) error { return tx.TrimEvents(nil, 100) })
+		if n := events("z"); n != 0 {
+			t.Errorf("%d events are left without any adapter", n)
+		}
+	})
+	t.Run("an intent that has ended and a message are forgotten when they are old", func(t *testing.T) {
+		for i, created := range []int64{1, 1, 100} {
+			update(func(tx *store.Tx) error {
+				in := &store.Intent{Room: room, Adapter: "x", Actor: "u", Origin: fmt.Sprint(i), Created: created}
+				if _, err := tx.InsertIntent(in); err != nil || i == 1 {
+					return err
+				}
+				return tx.EndIntent(room, in.Seq, store.IntentDone)
+			})
+			update(func(tx *store.Tx) error {
+				_, err := tx.AddMessage(room, []byte{byte(i)}, "u", created, 0)
+				return err
+			})
+		}
+		update(func(tx *store.Tx) error { return tx.TrimHistory(50) })
+		for i, want := range []bool{true, false, false} {
+			update(func(tx *store.Tx) error {
+				fresh, err := tx.InsertIntent(&store.Intent{Room: room, Adapter: "x", Actor: "u", Origin: fmt.Sprint(i)})
+				if fresh != want {
+					t.Errorf("intent %d is new again: %v", i, fresh)
+				}
+				return err
+			})
+			if i == 1 {
+				continue
+			}
+			update(func(tx *store.Tx) error {
+				fresh, err := tx.AddMessage(room, []byte{byte(i)}, "u", 100, 0)
+				if fresh != want {
+					t.Errorf("message %d is new again: %v", i, fresh)
+				}
+				return err
+			})
+		}
+	})
+	t.Run("what came for a room that nobody is joining", func(t *testing.T) {
+		other := room + "2"
+		size := func() (n int) {
+			update(func(tx *store.Tx) (err error) { n, _, err = tx.SizeInbox(other); return err })
+			return n
+		}
+		update(func(tx *store.Tx) error {
+			return errors.Join(tx.EnsureClientRoom(other, 1), tx.AppendInbox(other, []byte("abc")),
+				tx.InsertKeyPackage(&store.KeyPackage{Ref: []byte("r"), User: "u", Room: other, Peer: "p", Package: []byte("k"), Secret: []byte("s"), Expires: 10}))
+		})
+		update((*store.Tx).TrimStray)
+		if size() != 1 {
+			t.Error("it went while a Welcome was awaited")
+		}
+		update(func(tx *store.Tx) error { return errors.Join(tx.ExpireKeyPackages(11), tx.TrimStray()) })
+		if size() != 0 {
+			t.Error("it stays though no Welcome can come any more")
+		}
+	})
+	t.Run("a follower that takes nothing", func(t *testing.T) {
+		for i := range uint64(3) {
+			update(func(tx *store.Tx) error {
+				return tx.AppendLog(room, &store.LogEntry{Seq: i + 1, TS: int64(10 * i), Audience: []string{"b.example"}, Body: []byte{byte(i + 1)}})
+			})
+		}
+		q := store.Queue{Room: room, Peer: "b.example"}
+		update(func(tx *store.Tx) error { return tx.StartBatch(q, 3) })
+		var given []store.Queue
+		update(func(tx *store.Tx) (err error) { given, err = tx.GiveUpQueues(15); return err })
+		if len(given) != 1 || given[0] != q {
+			t.Errorf("given up: %v", given)
+		}
+		update(func(tx *store.Tx) error { return tx.TrimLog(100) })
+		update(func(tx *store.Tx) error {
+			entries, hi, fresh, err := tx.NextBatch(q, 10, 1000)
+			if len(entries) != 1 || entries[0].Seq != 3 || hi != 3 || !fresh {
+				t.Errorf("after giving up the old ones: %v to %d, fresh %v", entries, hi, fresh)
+			}
+			return err
+		})
+		update(func(tx *store.Tx) (err error) { given, err = tx.GiveUpQueues(15); return err })
+		if len(given) != 0 {
+			t.Errorf("given up again: %v", given)
+		}
+		for ts, want := range map[int64]bool{20: false, 21: true} {
+			update(func(tx *store.Tx) error {
+				behind, err := tx.HubBehind(q, ts)
+				if behind != want {
+					t.Errorf("something from before %d waits: %v", ts, behind)
+				}
+				return err
+			})
+		}
+	})
+}
+
+// TestRestoredCopy: a copy from earlier is known by the number of commits, or because it is said so; its group states are gone.
+func TestRestoredCopy(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "db")
+	ctx := context.Background()
+	state := func(s *store.Store) (state []byte) {
+		t.Helper()
+		if err := s.View(ctx, func(tx *store.Tx) error {
+			r, err := tx.ClientRoom(room)
+			if r != nil {
+				state = r.State
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return state
+	}
+	s := openAt(t, path, 1)
+	addRoom(t, s)
+	if err := s.Update(ctx, func(tx *store.Tx) error {
+		return tx.PutClientState(&store.ClientRoom{Room: room, Status: store.ClientJoined, State: []byte("secrets")})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	was := s.Incarnation()
+	s.Close()
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, path, 1)
+	if s.Restored() || state(s) == nil || !bytes.Equal(s.Incarnation(), was) {
+		t.Error("opened again as it was, it is taken for a copy")
+	}
+	addRoom(t, s)
+	s.Close()
+	if err := os.WriteFile(path, old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = openAt(t, path, 1)
+	if !s.Restored() || state(s) != nil || bytes.Equal(s.Incarnation(), was) {
+		t.Error("a copy from earlier is not known as one")
+	}
+	s.Close()
+	s = openAt(t, path, 1)
+	if s.Restored() {
+		t.Error("a copy is taken for one a second time")
+	}
+	s.Close()
+	s, err = store.Open(ctx, store.Options{Path: path, Key: key(1), Domain: "a.example", Restored: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !s.Restored() {
+		t.Error("what is declared a copy is not taken for one")
+	}
+}
