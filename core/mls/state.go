@@ -343,6 +343,7 @@ func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
 	}
 	p.gcBytes = tlspl.Marshal(p.gc)
 	p.tree = newTree(g.s, leaves)
+	p.tree.end = LeafIndex(leaves)
 	for l := LeafIndex(0); uint32(l) < leaves; l++ {
 		n, other := changed[l]
 		if !other {

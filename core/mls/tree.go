@@ -38,6 +38,8 @@ type tree struct {
 	owner  *owner
 	// free: no leaf left of it is blank.
 	free LeafIndex
+	// end: all leaves from it on are blank, and so is what is above them alone.
+	end LeafIndex
 	// idx is made when first asked for.
 	idx *treeIndex
 	// changed are the nodes set since the tree was cloned, some more than once.
@@ -106,6 +108,8 @@ func (t *tree) setLeaf(l LeafIndex, n *LeafNode) {
 	t.touch(l.node())
 	if n == nil {
 		t.free = min(t.free, l)
+	} else {
+		t.end = max(t.end, l+1)
 	}
 }
 
@@ -154,6 +158,9 @@ func (t *tree) directPath(l LeafIndex) []nodeIndex {
 
 // hasNodes tells whether the resolution of x is not empty.
 func (t *tree) hasNodes(x nodeIndex) bool {
+	if first, _ := x.span(); first >= t.end {
+		return false
+	}
 	if !t.at(x).blank() {
 		return true
 	}
@@ -284,7 +291,7 @@ func (t *tree) remove(l LeafIndex) {
 // truncate drops blank right halves (RFC 9420 section 7.7).
 func (t *tree) truncate() {
 	last := LeafIndex(0)
-	for l := LeafIndex(t.leaves); l > 0; l-- {
+	for l := t.end; l > 0; l-- {
 		if t.at((l - 1).node()).leaf != nil {
 			last = l - 1
 			break
@@ -295,7 +302,7 @@ func (t *tree) truncate() {
 		return
 	}
 	// What is cut from a page that stays is cleared: the tree may grow again.
-	t.leaves, t.idx = width, nil
+	t.leaves, t.idx, t.end = width, nil, last+1
 	t.pages = t.pages[:pagesFor(width)]
 	for x := nodeIndex(2*width - 1); int(x) < len(t.pages)<<pageBits; x++ {
 		if s := t.at(x); !s.blank() || s.hash != nil {
@@ -314,6 +321,7 @@ func treeFrom(s *suite, rt *RatchetTree) (*tree, error) {
 		return nil, fmt.Errorf("mls: %w: too many leaves", ErrTree)
 	}
 	t := newTree(s, treeWidth(LeafIndex(n/2)))
+	t.end = LeafIndex(n/2) + 1
 	for i, node := range rt.Nodes {
 		x := nodeIndex(i)
 		if node.Leaf != nil && !x.isLeaf() || node.Parent != nil && x.isLeaf() {
@@ -327,8 +335,11 @@ func treeFrom(s *suite, rt *RatchetTree) (*tree, error) {
 // export gives the ratchet_tree; nodes are shared.
 func (t *tree) export() *RatchetTree {
 	last := LeafIndex(0)
-	for l := range t.members() {
-		last = l
+	for l := t.end; l > 0; l-- {
+		if t.at((l - 1).node()).leaf != nil {
+			last = l - 1
+			break
+		}
 	}
 	out := &RatchetTree{Nodes: make([]TreeNode, 2*last+1)}
 	for i := range out.Nodes {
