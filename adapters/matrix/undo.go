@@ -148,7 +148,8 @@ func (b *bridge) undoInvite(ctx context.Context, r refusedIntent, p portal, ok b
 		return err
 	}
 	for _, u := range invited {
-		if u != ghost && isOurs(u, b.server) {
+		// The bot was invited to say why; that is no invitation of somebody.
+		if u != ghost && u != b.hs.bot && isOurs(u, b.server) {
 			return nil
 		}
 	}
