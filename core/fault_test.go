@@ -214,6 +214,17 @@ func agree(t *testing.T, room mimiuri.URI, ps ...*provider) {
 func talk(t *testing.T, room mimiuri.URI, tag string, who map[*provider]string) {
 	t.Helper()
 	for p, name := range who {
+		p.mem.wait(t, name+" to be in the room at "+p.domain, func() bool {
+			in := false
+			for _, e := range p.mem.events[room] {
+				if e.User == p.user(name) && (e.Kind == adapter.Joined || e.Kind == adapter.Left) {
+					in = e.Kind == adapter.Joined
+				}
+			}
+			return in
+		})
+	}
+	for p, name := range who {
 		text := tag + " from " + name
 		p.say(room, name, text)
 		for q := range who {

@@ -164,6 +164,24 @@ func clip(s string) string {
 // it. ready is false if that is still on its way from the own hub: it is looked at again in a moment. What a hub elsewhere has
 // not told yet comes late.
 func (r *room) catchUp(ctx context.Context, ts int64) (ready bool, err error) {
+	if r.g == nil {
+		return true, nil
+	}
+	if r.atHub() { // first: what is not on its way any more is in the inbox
+		behind := false
+		err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			behind, err = tx.HubBehind(store.Queue{Room: r.id, Peer: r.c.cfg.Domain}, ts)
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+		if behind { // and until then nothing that came after it is shown
+			r.place = ts
+			r.pauseHub(20 * time.Millisecond)
+			return false, nil
+		}
+	}
 	for r.broken == "" && r.g != nil {
 		more, err := r.inbox(ctx, ts-1)
 		if err != nil {
@@ -176,19 +194,7 @@ func (r *room) catchUp(ctx context.Context, ts int64) (ready bool, err error) {
 			break
 		}
 	}
-	if !r.atHub() || r.g == nil {
-		return true, nil
-	}
-	behind := false
-	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
-		behind, err = tx.HubBehind(store.Queue{Room: r.id, Peer: r.c.cfg.Domain}, ts)
-		return err
-	})
-	if behind { // and until then nothing that came after it is shown
-		r.place = ts
-		r.pauseHub(20 * time.Millisecond)
-	}
-	return !behind, err
+	return true, nil
 }
 
 // overtaken handles wrongEpoch: the commit between is in the inbox soon. If it does not come, it may have been ours.
