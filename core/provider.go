@@ -263,6 +263,8 @@ func (r keysRouter) KeyMaterial(ctx context.Context, from string, target mimiuri
 
 // host is what one adapter sees of the provider.
 type host struct {
+	adapter.Unavailable
+
 	p       *Provider
 	adapter adapter.Adapter
 	db      *sql.DB

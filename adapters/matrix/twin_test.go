@@ -24,6 +24,8 @@ import (
 // twin is a provider in memory: it keeps adapter.Host's promises (idempotent intake, events in order, delivered until
 // acknowledged) and plays the people elsewhere. It outlives the adapter, as the provider's database would.
 type twin struct {
+	adapter.Unavailable // what a test does not need
+
 	t      testing.TB
 	domain string
 	db     *sql.DB

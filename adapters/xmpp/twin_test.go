@@ -45,6 +45,8 @@ var (
 // until they are taken) and plays the people elsewhere. It outlives the adapter, as the provider's database
 // does.
 type twin struct {
+	adapter.Unavailable // what a test does not need
+
 	t    testing.TB
 	db   *sql.DB
 	logs *lockedBuffer

@@ -26,12 +26,14 @@ package adapter
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // Adapter connects one network. All methods may be called concurrently.
@@ -87,6 +89,9 @@ type Host interface {
 
 	// Log is a logger with the adapter's name. Never log message text, tokens or keys.
 	Log() zerolog.Logger
+
+	People
+	Files
 }
 
 // IntentKind says what a local user wants.
@@ -104,9 +109,52 @@ const (
 	LeaveRoom
 	// Remove ends Target's participation (kick from the participant list).
 	Remove
-	// SendMessage sends Intent.Content.
+	// SendMessage sends Intent.Content: a message, reply, edit, reaction, retraction or status report.
 	SendMessage
+	// Ban gives Target the banned role: their clients leave the group and they cannot come back.
+	Ban
+	// Unban takes Target off the list of the banned; they are not added again.
+	Unban
+	// ChangeRole gives Target, who is a participant, the role with the index Intent.Role.
+	ChangeRole
+	// SetMetadata changes those parts of the room's metadata that are set in Intent.Metadata.
+	SetMetadata
+	// SetPolicy changes those parts of the room's policy that are set in Intent.Policy.
+	SetPolicy
+	// DestroyRoom removes everybody and closes the room for good.
+	DestroyRoom
 )
+
+// Preset is what a new room is like (core/policy's presets).
+type Preset string
+
+const (
+	Cooperative Preset = "cooperative" // everybody adds and removes others; the default
+	Strict      Preset = "strict"      // only admins do
+	Moderated   Preset = "moderated"   // guests and attendees read, speakers write
+	Direct      Preset = "direct"      // two people for good; made by People.DirectRoom only
+)
+
+// MetadataChange holds the parts of the metadata that are to change; nil leaves a part as it is.
+type MetadataChange struct {
+	Name        *string
+	Description *string // plain text
+	Subject     *string
+	Mood        *string
+	Avatar      *string // an https URI (Files.Publish makes one), or empty
+}
+
+// PolicyChange holds the parts of a room's policy that are to change; nil leaves a part as it is.
+type PolicyChange struct {
+	// Open: whoever wants to may join (a preauthorisation without claims, for the role of an ordinary user).
+	Open *bool
+	// History: who joins may read what was sent before, as far as providers keep it.
+	History *bool
+	// Discoverable: the room may be listed.
+	Discoverable *bool
+	// MaxUsers limits the participants; 0 is no limit.
+	MaxUsers *uint32
+}
 
 // Intent is one thing a local user wants done.
 type Intent struct {
@@ -118,9 +166,14 @@ type Intent struct {
 	// with the bare JID. At most 512 octets, never empty, unique per (adapter, room, actor).
 	OriginID string
 
-	Target  mimiuri.URI      // Invite, Remove
-	Name    string           // CreateRoom: the room's name, may be empty
-	Content *content.Message // SendMessage: without salt, senderUri and roomUri, which the provider sets
+	Target   mimiuri.URI      // Invite, Remove, Ban, Unban, ChangeRole
+	Name     string           // CreateRoom: the room's name, may be empty
+	Preset   Preset           // CreateRoom: empty is Cooperative
+	Role     uint32           // ChangeRole; Invite: the role to add them with, 0 is the preset's ordinary one
+	Reason   string           // Remove, Ban: for the person concerned; at most 512 octets; shown within this provider only
+	Metadata *MetadataChange  // SetMetadata
+	Policy   *PolicyChange    // SetPolicy
+	Content  *content.Message // SendMessage: without salt, senderUri and roomUri, which the provider sets
 
 	// OriginTime is the network's timestamp, zero if it has none. It becomes senderTimestamp.
 	OriginTime time.Time
@@ -154,6 +207,17 @@ const (
 	Closed
 	// Metadata: Room.Name or another part of the metadata has changed.
 	Metadata
+	// RoleChanged: User, who stays a participant, has another role (Room.Participants says which).
+	RoleChanged
+	// Policy: the room's policy (Room.Open, History …) or its list of roles has changed.
+	Policy
+	// Banned: User, participant or not, is banned. If they were a participant, a Left event with Banned set came before.
+	Banned
+	// Unbanned: User is banned no more.
+	Unbanned
+	// Notice is a sentence for Local from the provider about the room (its hub cannot be reached, is back …):
+	// Event.Notice. It is shown as such, or left out, and never bridged.
+	Notice
 )
 
 // Event is one thing that happened in a room, as the local participants are to see it.
@@ -171,8 +235,12 @@ type Event struct {
 	Sender  mimiuri.URI       // Message: the user
 	Content *content.Message  // Message
 
-	User  mimiuri.URI // Joined, Left
-	Actor mimiuri.URI // Joined, Left, Metadata
+	User   mimiuri.URI // Joined, Left, RoleChanged, Banned, Unbanned
+	Actor  mimiuri.URI // all of these, Metadata and Policy; may be the hub (kind Provider)
+	Role   uint32      // Joined, RoleChanged: the role that User has from here on
+	Banned bool        // Left: User is banned as well
+	Reason string      // Left, Banned: what the intent's actor gave as reason, if of this provider
+	Notice string      // Notice: a sentence
 
 	Intent IntentKind  // Refused
 	Target mimiuri.URI // Refused: the intent's actor is Actor, its target is Target
@@ -192,11 +260,49 @@ type Participant struct {
 	Admin    bool // may change the roles of others
 }
 
+// Role is an entry of the room's roles_list as an adapter needs it: what to map affiliations and power levels to.
+type Role struct {
+	Index        uint32
+	Name         string
+	Capabilities []policy.Capability
+	Changes      []policy.RoleChanges // from which role to which its holders may move others; 0 is "not listed"
+}
+
+// Can reports whether the role holds the capability.
+func (r Role) Can(c policy.Capability) bool { return slices.Contains(r.Capabilities, c) }
+
 // Room is a snapshot of a room.
 type Room struct {
 	URI          mimiuri.URI
 	Name         string
+	Description  string // the first plain text one
 	Subject      string
+	Mood         string
+	Avatar       string        // an https URI
 	Participants []Participant // active ones, not the banned
-	Gone         bool          // Closed was or will be delivered
+	Banned       []mimiuri.URI
+	Roles        []Role
+	// Direct: a room of fixed membership with two people.
+	Direct       bool
+	Open         bool // whoever wants to may join
+	History      bool // who joins may read what was sent before
+	Discoverable bool
+	MaxUsers     uint32 // 0: no limit
+	// Offline: the hub has not been reached for some time. The room can be read; what is sent waits.
+	Offline bool
+	Gone    bool // Closed was or will be delivered
+}
+
+// RoleOf gives a participant's role.
+func (r *Room) RoleOf(user mimiuri.URI) (Role, bool) {
+	for _, p := range r.Participants {
+		if p.User == user {
+			for _, role := range r.Roles {
+				if role.Index == p.Role {
+					return role, true
+				}
+			}
+		}
+	}
+	return Role{}, false
 }

@@ -3,8 +3,8 @@ package store
 // SchemaVersion is the version this code writes; OldestReader is the oldest version of this code that may
 // read what it writes. Both stand in the meta table; Open refuses a database whose oldest reader is newer.
 const (
-	SchemaVersion = 1
-	OldestReader  = 1
+	SchemaVersion = 2
+	OldestReader  = 2
 )
 
 // upgrades[i] takes the schema from version i to i+1. A published step is never edited.
@@ -200,6 +200,17 @@ CREATE TABLE message (
 	ts         INTEGER NOT NULL,
 	event      INTEGER NOT NULL,
 	PRIMARY KEY (room_id, message_id, sender)
+) WITHOUT ROWID;
+`,
+	// 2: a whole provider: people, assets, limits.
+	`
+-- Counts of what a user or peer did within a time, for limits. window: start of the hour or day, ms.
+CREATE TABLE usage (
+	who    TEXT    NOT NULL,
+	what   TEXT    NOT NULL,
+	window INTEGER NOT NULL,
+	n      INTEGER NOT NULL,
+	PRIMARY KEY (who, what, window)
 ) WITHOUT ROWID;
 `,
 }
