@@ -287,6 +287,10 @@ func (h *host) Room(ctx context.Context, room mimiuri.URI) (adapter.Room, bool, 
 	return h.p.Client.Room(ctx, room)
 }
 
+func (h *host) History(ctx context.Context, room mimiuri.URI, seqs []uint64) ([]adapter.Event, error) {
+	return h.p.Client.History(ctx, room, seqs)
+}
+
 // run runs the adapter, and again after a failure.
 func (h *host) run(ctx context.Context) error {
 	pause := time.Second

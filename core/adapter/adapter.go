@@ -83,6 +83,12 @@ type Host interface {
 	// Rooms lists the rooms in which this provider has participants.
 	Rooms(ctx context.Context) ([]mimiuri.URI, error)
 
+	// History gives events of a room again that were delivered before, those with the sequence numbers seqs (at most 500), in their
+	// order. What is not kept any more (retention) is left out, and Content is nil for a message whose text is not. Their content is
+	// sealed at rest; an adapter keeps none in its own database and reads it here. What a user may see of it is Event.Local, or
+	// more where Room.History says so.
+	History(ctx context.Context, room mimiuri.URI, seqs []uint64) ([]Event, error)
+
 	// DB is this adapter's own database (a SQLite file or a PostgreSQL schema), for its own tables: the
 	// mapping of ids, profiles. It is opened with foreign keys, WAL and synchronous=FULL, and is not sealed.
 	DB() *sql.DB

@@ -180,3 +180,6 @@ func (Unavailable) Publish(context.Context, mimiuri.URI, io.Reader, string) (str
 func (Unavailable) FetchPublic(context.Context, string) (io.ReadCloser, string, int64, error) {
 	return nil, "", 0, errUnavailable
 }
+
+// History has nothing: for hosts that keep no events.
+func (Unavailable) History(context.Context, mimiuri.URI, []uint64) ([]Event, error) { return nil, nil }

@@ -134,6 +134,37 @@ func (r *room) membership(ch *change, v *view, epoch uint64) {
 	}
 }
 
+// maxHistory is how many events History gives at once.
+const maxHistory = 500
+
+// History is adapter.Host.History.
+func (c *Client) History(ctx context.Context, room mimiuri.URI, seqs []uint64) ([]adapter.Event, error) {
+	if len(seqs) > maxHistory {
+		return nil, fault.Newf(fault.TooLarge, "at most %d messages can be read at once", maxHistory)
+	}
+	var rows []store.Event
+	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		rows, err = tx.EventsAt(room.String(), seqs)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]adapter.Event, 0, len(rows))
+	for _, e := range rows {
+		var row eventRow
+		if err := json.Unmarshal(e.Payload, &row); err != nil {
+			return nil, fmt.Errorf("client: stored event: %w", err)
+		}
+		ev, err := row.event(room, e.Seq)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, ev)
+	}
+	return out, nil
+}
+
 type deliveryKey struct{ adapter, room string }
 
 // delivery is one room's way to one adapter: at most one goroutine.

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"encoding/json"
 	"fmt"
 )
@@ -465,6 +467,28 @@ func (tx *Tx) Undelivered(room, adapter string, limit int) (es []Event, err erro
 	}, `SELECT seq, ts, payload FROM event WHERE room_id=? AND seq>coalesce((SELECT done FROM delivery WHERE room_id=? AND adapter=?), 0) ORDER BY seq LIMIT ?`,
 		room, room, adapter, limit)
 	return es, err
+}
+
+// EventsAt reads the events of a room with these sequence numbers, as far as they are there, in order.
+func (tx *Tx) EventsAt(room string, seqs []uint64) (es []Event, err error) {
+	list := slices.Clone(seqs)
+	slices.Sort(list)
+	for _, seq := range slices.Compact(list) {
+		e := Event{Seq: seq}
+		var sealed []byte
+		ok, err := tx.one([]any{&e.TS, &sealed}, `SELECT ts, payload FROM event WHERE room_id=? AND seq=?`, room, seq)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		if e.Payload, err = tx.s.sealer.Open("event", eventKey(room, seq), "payload", sealed); err != nil {
+			return nil, err
+		}
+		es = append(es, e)
+	}
+	return es, nil
 }
 
 // Delivered notes how far an adapter is.
