@@ -111,12 +111,17 @@ func (r *room) load(ctx context.Context) error {
 		}
 		r.g, r.pol = g, pol
 	}
+	row.State = nil // it is long, and the group holds it
 	r.row, r.view, r.pending = row, v, pending
 	if first && r.g != nil {
 		r.logEpoch()
 	}
 	return nil
 }
+
+// rowPending is the kind of the row, at epoch and leaf 0, with what is pending within the epoch (mls.Group.TakeState): a
+// proposal is not worth writing a tree of thousands. The other kinds are package mls's.
+const rowPending uint8 = 0xff
 
 // loadGroup makes the group of what was read. Both are nil after an error.
 func (r *room) loadGroup(row *store.ClientRoom, ratchets []store.Ratchet) (*mls.Group, *policy.State, error) {
@@ -126,13 +131,19 @@ func (r *room) loadGroup(row *store.ClientRoom, ratchets []store.Ratchet) (*mls.
 	if row.State == nil {
 		return nil, nil, errors.New("client: a room that was joined has no group state")
 	}
+	var pending []byte
 	g, err := mls.LoadGroup(r.c.cfg.MLS, row.State, func(yield func(mls.RatchetRow) bool) {
 		for _, x := range ratchets {
-			if !yield(mls.RatchetRow{Epoch: x.Epoch, Leaf: mls.LeafIndex(x.Leaf), Kind: x.Kind, Data: x.Data}) {
+			if x.Kind == rowPending {
+				pending = x.Data
+			} else if !yield(mls.RatchetRow{Epoch: x.Epoch, Leaf: mls.LeafIndex(x.Leaf), Kind: x.Kind, Data: x.Data}) {
 				return
 			}
 		}
 	})
+	if err == nil && pending != nil {
+		err = g.LoadPending(pending)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -346,7 +357,8 @@ func (ch *change) do(fn func(*store.Tx) error) { ch.also = append(ch.also, fn) }
 // state in memory is gone and nothing has happened.
 func (r *room) commit(ctx context.Context, ch *change) error {
 	row := *r.row
-	var rows []mls.RatchetRow
+	row.State = nil
+	rows := ch.fresh
 	v := r.view
 	if ch.full {
 		if !ch.lost {
@@ -365,26 +377,36 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !leaves[m.Leaf] })
 		}
 		if ch.out {
-			row.Status, row.State = store.ClientOut, nil
+			row.Status = store.ClientOut
 			v = v.without(r.c.cfg.Domain)
 		} else {
-			state, err := r.g.MarshalEpoch()
+			if ch.fresh != nil {
+				r.g.ForgetSaved() // what it was loaded from was the request under way
+			}
+			state, err := r.g.TakeState()
 			if err != nil {
 				r.drop()
 				return err
 			}
-			row.Status, row.State, row.Epoch = store.ClientJoined, state, r.g.Epoch()
+			row.Status, row.State, row.Epoch = store.ClientJoined, state.Epoch, r.g.Epoch()
+			if state.Epoch != nil || state.Pending != nil {
+				rows = append(rows, mls.RatchetRow{Kind: rowPending, Data: state.Pending})
+			}
 		}
 		row.View = v.marshal()
 	}
 	if r.g != nil {
-		rows = append(ch.fresh, r.g.TakeRatchets()...)
+		rows = append(rows, r.g.TakeRatchets()...)
 	}
 	r.membership(ch, v, row.Epoch)
 	wake := len(ch.events) > 0
 	err := r.c.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
 		if ch.full {
-			if err := tx.PutClientState(&row); err != nil {
+			put := tx.PutClientView
+			if row.State != nil || ch.out {
+				put = tx.PutClientState
+			}
+			if err := put(&row); err != nil {
 				return err
 			}
 			if ch.out || ch.fresh != nil {
@@ -426,6 +448,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 		return err
 	}
 	moved := ch.full && !ch.out && (r.row.Status != row.Status || r.row.Epoch != row.Epoch || ch.fresh != nil)
+	row.State = nil
 	r.row, r.view = &row, v
 	if ch.out {
 		r.g, r.pol = nil, nil

@@ -161,7 +161,13 @@ func (tx *Tx) PutClientState(r *ClientRoom) error {
 		r.Status, r.Epoch, tx.s.sealer.Seal("client_room", r.Room, "state", r.State), r.View, r.Room)
 }
 
-// Ratchet is a small row of a group's state. Data is sealed on its way to disk.
+// PutClientView writes status, epoch and view only: the group state that is stored stays.
+func (tx *Tx) PutClientView(r *ClientRoom) error {
+	return tx.do(`UPDATE client_room SET status=?, epoch=?, view=? WHERE room_id=?`, r.Status, r.Epoch, r.View, r.Room)
+}
+
+// Ratchet is a small row of a group's state: of one ratchet or, with a kind of its own, of what is pending within
+// the epoch. Data is sealed on its way to disk.
 type Ratchet struct {
 	Epoch uint64
 	Leaf  uint32
