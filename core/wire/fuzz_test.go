@@ -57,3 +57,6 @@ func FuzzGroupInfoResponse(f *testing.F)     { fuzz(f, "GroupInfoResponse", true
 func FuzzGroupInfoRatchetTree(f *testing.F)  { fuzz(f, "GroupInfoRatchetTree", true) }
 func FuzzFrank(f *testing.F)                 { fuzz(f, "Frank", true) }
 func FuzzFrankingAgentData(f *testing.F)     { fuzz(f, "FrankingAgentData", true) }
+func FuzzConsentEntry(f *testing.F)          { fuzz(f, "ConsentEntry", false) }
+func FuzzIdentifierRequest(f *testing.F)     { fuzz(f, "IdentifierRequest", true) }
+func FuzzIdentifierResponse(f *testing.F)    { fuzz(f, "IdentifierResponse", false) }

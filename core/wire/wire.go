@@ -40,6 +40,10 @@ const (
 	MaxMessages  = 4096     // FanoutMessages in one body
 	MaxClients   = 1024     // clients in a KeyMaterialResponse
 	MaxSuites    = 256      // cipher suites in a KeyMaterialRequest
+	MaxConsent   = 1 << 20  // octets of a ConsentEntry, which may carry KeyPackages
+	MaxElements  = 16       // elements of an IdentifierRequest
+	MaxProfiles  = 256      // users in an IdentifierResponse
+	MaxFields    = 64       // fields of a profile in it
 )
 
 // Protocol is the end-to-end encryption of a room. MLS10 is the only one.

@@ -93,6 +93,11 @@ func groupInfo() *mls.GroupInfo {
 	}
 }
 
+func dictionary() (d mls.AppDataDictionary) {
+	d.Set(0x8001, []byte("extension"))
+	return d
+}
+
 var byDS = mls.RatchetTreeOption{Representation: mls.RatchetTreeDistributionService}
 
 func frank() *wire.Frank {
@@ -206,6 +211,23 @@ func doors(t testing.TB) map[string]door {
 			&wire.FanoutMessage{Timestamp: 5, Message: commit()},
 		),
 	}
+	for name, e := range map[string]*wire.ConsentEntry{
+		"request":         {Operation: wire.ConsentRequest, Requester: alice, Target: bob},
+		"request, room":   {Operation: wire.ConsentRequest, Requester: alice, Target: bob, RoomID: room},
+		"cancel":          {Operation: wire.ConsentCancel, Requester: alice, Target: bob, Extensions: dictionary()},
+		"grant":           {Operation: wire.ConsentGrant, Requester: alice, Target: bob, RoomID: room},
+		"grant with keys": {Operation: wire.ConsentGrant, Requester: alice, Target: bob, KeyPackages: []*mls.KeyPackage{keyPackage(t), keyPackage(t)}},
+		"revoke":          {Operation: wire.ConsentRevoke, Requester: alice, Target: bob},
+	} {
+		m["ConsentEntry "+name] = doorOf(e, wire.ParseConsentEntry, wire.MaxConsent)
+	}
+	m["IdentifierRequest"] = doorOf(&wire.IdentifierRequest{Elements: []wire.QueryElement{
+		{Type: wire.SearchHandle, Value: bob.String()}, {Type: wire.SearchOIDCClaim, Name: "given_name", Value: "Bøb"},
+		{Type: wire.SearchVCardField, Name: "ORG", Value: ""}}, Extensions: dictionary()}, wire.ParseIdentifierRequest, wire.MaxRequest)
+	m["IdentifierResponse"] = doorOf(&wire.IdentifierResponse{Users: []mimiuri.URI{bob, alice}, Profiles: []wire.UserProfile{
+		{User: bob, Fields: []wire.ProfileField{{Source: wire.SearchOIDCClaim, Name: "name", Value: "Bob"}, {Source: wire.SearchVCardField, Name: "ORG", Value: "B"}}},
+		{User: alice}}, Extensions: dictionary()}, wire.ParseIdentifierResponse, wire.MaxResponse)
+	m["IdentifierResponse notFound"] = doorOf(&wire.IdentifierResponse{Code: wire.IdentifierNotFound}, wire.ParseIdentifierResponse, wire.MaxResponse)
 	for _, a := range []*wire.UpdateRoomResponse{
 		{Code: wire.UpdateSuccess, Description: "fein ☕", AcceptedTimestamp: 1<<63 + 1},
 		{Code: wire.WrongEpoch, CurrentEpoch: 8},
@@ -394,6 +416,26 @@ func TestLayout(t *testing.T) {
 			(&wire.FanoutMessage{Timestamp: 4, Message: proposal(1)}).Marshal(), layout(uint64(4), proposal(1).Bytes(), 0)},
 		"Fanout: commit": {
 			(&wire.FanoutMessage{Timestamp: 4, Message: commit()}).Marshal(), layout(uint64(4), commit().Bytes(), 0)},
+		"Convey explicit consent: request": {
+			(&wire.ConsentEntry{Operation: wire.ConsentRequest, Requester: alice, Target: bob, RoomID: room}).Marshal(),
+			layout(1, alice.String(), bob.String(), 1, room.String(), 0)},
+		"Convey explicit consent: cancel": {
+			(&wire.ConsentEntry{Operation: wire.ConsentCancel, Requester: alice, Target: bob, Extensions: dictionary()}).Marshal(),
+			layout(0, alice.String(), bob.String(), 0, 12, 0x80, 1, "extension")},
+		"Convey explicit consent: grant": {
+			(&wire.ConsentEntry{Operation: wire.ConsentGrant, Requester: alice, Target: bob}).Marshal(),
+			layout(2, alice.String(), bob.String(), 0, 0, 0)},
+		"Convey explicit consent: revoke": {
+			(&wire.ConsentEntry{Operation: wire.ConsentRevoke, Requester: alice, Target: bob}).Marshal(),
+			layout(3, alice.String(), bob.String(), 0, 0)},
+		"Find internal address: request": {
+			(&wire.IdentifierRequest{Elements: []wire.QueryElement{{Type: wire.SearchNick, Value: "bob"}, {Type: wire.SearchOIDCClaim, Name: "name", Value: "B"}}}).Marshal(),
+			layout(13, 2, "bob", 7, "name", "B", 0)},
+		"Find internal address: response": {
+			(&wire.IdentifierResponse{Users: []mimiuri.URI{bob}, Profiles: []wire.UserProfile{{User: bob, Fields: []wire.ProfileField{{Source: wire.SearchOIDCClaim, Name: "name", Value: "B"}}}}}).Marshal(),
+			layout(0, 23, bob.String(), 32, bob.String(), 8, 7, "name", "B", 0)},
+		"Find internal address: notFound": {
+			(&wire.IdentifierResponse{Code: wire.IdentifierNotFound}).Marshal(), layout(1, 0, 0, 0)},
 		"Message Franking: FrankingAgentData": {
 			(&wire.FrankingAgentData{SignatureKey: []byte("k"), Credential: mls.BasicCredential([]byte("h"))}).Marshal(),
 			layout("k", uint16(1), "h")},
@@ -425,6 +467,7 @@ func TestParseRefuses(t *testing.T) {
 	keyReq, keyResp := parseAs(wire.ParseKeyMaterialRequest), parseAs(wire.ParseKeyMaterialResponse)
 	update, updateResp := parseAs(wire.ParseUpdateRequest), parseAs(wire.ParseUpdateRoomResponse)
 	submit, submitResp := parseAs(wire.ParseSubmitMessageRequest), parseAs(wire.ParseSubmitMessageResponse)
+	consent, query, queryResp := parseAs(wire.ParseConsentEntry), parseAs(wire.ParseIdentifierRequest), parseAs(wire.ParseIdentifierResponse)
 	infoResp, tbe := parseAs(wire.ParseGroupInfoResponse), parseAs(wire.ParseGroupInfoRatchetTree)
 	fanout := parseAs(wire.ParseFanout)
 
@@ -449,6 +492,20 @@ func TestParseRefuses(t *testing.T) {
 		{"KeyMaterialResponse: a user for the client", keyResp, layout(1, 1, b, len(a)+2, 1, a)},
 		{"KeyMaterialResponse: presence 2", keyResp, layout(1, 1, b, 33, 2, laptop.String(), 2)},
 		{"KeyMaterialResponse: too many clients", keyResp, layout(1, 1, b, vector(bytes.Repeat(layout(1, laptop.String()), wire.MaxClients+1)))},
+		{"ConsentEntry: operation 4", consent, layout(4, a, b, 0, 0)},
+		{"ConsentEntry: no requester", consent, layout(1, "", b, 0, 0)},
+		{"ConsentEntry: a room for the target", consent, layout(1, a, r, 0, 0)},
+		{"ConsentEntry: an empty room", consent, layout(1, a, b, 1, "", 0)},
+		{"ConsentEntry: KeyPackages in a revoke", consent, layout(3, a, b, 0, vector(tlspl.Marshal(kp)), 0)},
+		{"ConsentEntry: components out of order", consent, layout(1, a, b, 0, 6, 0, 2, 0, 0, 1, 0)},
+		{"IdentifierRequest: no element", query, layout(0, 0)},
+		{"IdentifierRequest: type 0", query, layout(2, 0, "", 0)},
+		{"IdentifierRequest: type 9", query, layout(2, 9, "", 0)},
+		{"IdentifierRequest: not UTF-8", query, layout(3, 1, "\xff", 0)},
+		{"IdentifierRequest: too many elements", query, layout(vector(bytes.Repeat([]byte{2, 0}, wire.MaxElements+1)), 0)},
+		{"IdentifierResponse: a room", queryResp, layout(0, len(r)+1, r, 0, 0)},
+		{"IdentifierResponse: too many users", queryResp, layout(0, vector(bytes.Repeat(layout(a), wire.MaxProfiles+1)), 0, 0)},
+		{"IdentifierResponse: too many fields", queryResp, layout(0, 0, vector(layout(a, vector(bytes.Repeat([]byte{7, 0, 0}, wire.MaxFields+1)))), 0)},
 		{"UpdateRequest: PrivateMessage with a commit", update, layout(private(mls.ContentCommit).Bytes(), 0)},
 		{"UpdateRequest: PrivateMessage with a proposal", update, layout(private(mls.ContentProposal).Bytes(), 0)},
 		{"UpdateRequest: PublicMessage with application data", update, layout(publicApplication().Bytes(), 0)},
