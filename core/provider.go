@@ -118,7 +118,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.WrapHub != nil {
 		r.ownHub = cfg.WrapHub(p.Hub)
 	}
-	p.server = federation.NewServer(fc, p.Hub, r.ownNotify, p.Client)
+	p.server = federation.NewServer(fc, federation.Ports{Hub: p.Hub, Notify: r.ownNotify, Keys: p.Client})
 	return p, nil
 }
 

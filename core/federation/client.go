@@ -21,12 +21,14 @@ import (
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/port"
+	"github.com/mimibridge/mimibridge/core/wire"
 )
 
 var (
 	_ port.Hub    = (*Client)(nil)
 	_ port.Notify = (*Client)(nil)
 	_ port.Keys   = keysClient{}
+	_ port.People = (*Client)(nil)
 )
 
 // Bounds of the directory: its size, and how soon it may be fetched again.
@@ -95,6 +97,31 @@ func (c *Client) GroupInfo(ctx context.Context, from string, room mimiuri.URI, b
 func (c *Client) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
 	_, err := c.post(ctx, peer, epNotify, room, body)
 	return err
+}
+
+// RequestConsent asks the target's provider, for port.People.
+func (c *Client) RequestConsent(ctx context.Context, from, peer string, body []byte) error {
+	e, err := wire.ParseConsentEntry(body)
+	if err != nil {
+		return err
+	}
+	_, err = c.post(ctx, peer, epRequestConsent, e.Target, body)
+	return err
+}
+
+// UpdateConsent tells the requester's provider, for port.People.
+func (c *Client) UpdateConsent(ctx context.Context, from, peer string, body []byte) error {
+	e, err := wire.ParseConsentEntry(body)
+	if err != nil {
+		return err
+	}
+	_, err = c.post(ctx, peer, epUpdateConsent, e.Requester, body)
+	return err
+}
+
+// IdentifierQuery asks a provider for its users, for port.People.
+func (c *Client) IdentifierQuery(ctx context.Context, from, peer string, body []byte) ([]byte, error) {
+	return c.post(ctx, peer, epIdentifierQuery, mimiuri.URI{Domain: peer}, body)
 }
 
 // Keys asks the target's provider, as port.Keys: a port of its own, since its method has the name of one of port.Hub.
@@ -214,7 +241,8 @@ func (c *Client) ttl(h http.Header) time.Duration {
 	return max(ttl, min(minDirectoryTTL, c.cfg.Limits.DirectoryTTL))
 }
 
-// expand puts a URI into a template of a directory.
+// expand puts a URI into a template of a directory, or its domain where the variable's name asks for that: the draft has
+// consent with either.
 func expand(template string, target mimiuri.URI) (*url.URL, error) {
 	if len(template) > maxURL {
 		return nil, errors.New("the URL is too long")
@@ -224,7 +252,11 @@ func expand(template string, target mimiuri.URI) (*url.URL, error) {
 	if !ok || !ok2 || strings.ContainsAny(after, "{}") {
 		return nil, errors.New("the URL has not exactly one variable")
 	}
-	u, err := url.Parse(before + escape(target.String()) + after)
+	value := target.String()
+	if variable := strings.TrimSuffix(rest, "}"+after); strings.HasSuffix(strings.ToLower(variable), "domain") {
+		value = target.Domain
+	}
+	u, err := url.Parse(before + escape(value) + after)
 	switch {
 	case err != nil:
 		return nil, errors.New("the URL is not one")
@@ -243,6 +275,11 @@ func escape(s string) string {
 
 // post sends a request to an endpoint of a peer and gives the body of its answer.
 func (c *Client) post(ctx context.Context, domain, endpoint string, target mimiuri.URI, body []byte) ([]byte, error) {
+	if c.cfg.Peer != nil {
+		if err := c.cfg.Peer(domain); err != nil {
+			return nil, err
+		}
+	}
 	c.counters.add("requests." + endpoint)
 	if int64(len(body)) > c.cfg.Limits.bodyLimit(endpoint) {
 		return nil, fault.New(fault.TooLarge, "the request is too large to be sent")

@@ -1,8 +1,8 @@
 // Package federation carries the MIMI protocol between providers: HTTPS with mutual TLS, the directory, and the
-// endpoints keyMaterial, update, notify, submitMessage and groupInfo (draft-ietf-mimi-protocol-06, "Transport layer" and
-// "MIMI Endpoints and Framing").
+// endpoints keyMaterial, update, notify, submitMessage, groupInfo, requestConsent, updateConsent and identifierQuery
+// (draft-ietf-mimi-protocol-06, "Transport layer" and "MIMI Endpoints and Framing").
 //
-// Client implements port.Hub, port.Notify and, by Client.Keys, port.Keys for what is kept elsewhere. Server
+// Client implements port.Hub, port.Notify, port.People and, by Client.Keys, port.Keys for what is kept elsewhere. Server
 // brings what others ask to the ports of this provider. Neither looks into a body further than to know where it belongs.
 //
 // # Who is who
@@ -57,6 +57,10 @@ const (
 	epNotify        = "notify"
 	epSubmitMessage = "submitMessage"
 	epGroupInfo     = "groupInfo"
+
+	epRequestConsent  = "requestConsent"
+	epUpdateConsent   = "updateConsent"
+	epIdentifierQuery = "identifierQuery"
 )
 
 // endpoints and the name of the variable in their URL.
@@ -66,6 +70,10 @@ var endpoints = map[string]string{
 	epNotify:        "roomId",
 	epSubmitMessage: "roomId",
 	epGroupInfo:     "roomId",
+
+	epRequestConsent:  "targetUser",
+	epUpdateConsent:   "requesterUser",
+	epIdentifierQuery: "domain",
 }
 
 // Directions of a Recorder.
@@ -91,7 +99,12 @@ type Config struct {
 	Resolve map[string]string
 	// Limits; zero fields have defaults.
 	Limits Limits
-	Log    zerolog.Logger
+	// Peer, if not nil, is asked before anything is done with or for a peer; its error is the answer. It may be called
+	// concurrently and must be quick.
+	Peer func(domain string) error
+	// Limited, if not nil, hears of each request that was refused since its peer was over a rate. As Peer.
+	Limited func(domain string)
+	Log     zerolog.Logger
 	// Now is the clock by which certificates and caches expire; nil is time.Now.
 	Now func() time.Time
 	// Recorder, if not nil, sees every body before TLS encrypts or after it decrypts it, answers included (their path ends in the
@@ -101,11 +114,12 @@ type Config struct {
 
 // Limits bound what a peer can cost. Zero fields take the default named.
 type Limits struct {
-	SubmitBody  int64 // octets of a submitMessage or keyMaterial request: 1 MiB
+	SubmitBody  int64 // octets of a submitMessage, keyMaterial, consent or identifierQuery request: 1 MiB
 	Body        int64 // octets of an update, notify or groupInfo request, and of any answer: 16 MiB
 	HeaderBytes int   // octets of a request's headers: 16 KiB
 	Connections int   // open connections of the server: 4,096
 	PerPeer     int   // requests of one peer served at the same time, more get 429: 64
+	PeerRate    int   // requests of one peer in a second, over ten seconds, more get 429: 1,000
 	InFlight    int   // requests served at the same time, more wait: 256
 
 	HeaderTimeout  time.Duration // for the TLS handshake and for a request's headers: 10 s
@@ -132,6 +146,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&l.HeaderBytes, 16<<10)
 	orDefault(&l.Connections, 4096)
 	orDefault(&l.PerPeer, 64)
+	orDefault(&l.PeerRate, 1000)
 	orDefault(&l.InFlight, 256)
 	orDefault(&l.HeaderTimeout, 10*time.Second)
 	orDefault(&l.ReadTimeout, time.Minute)
@@ -171,7 +186,7 @@ func hostOf(domain string) string {
 // bodyLimit is the size limit of requests to an endpoint.
 func (l *Limits) bodyLimit(endpoint string) int64 {
 	switch endpoint {
-	case epSubmitMessage, epKeyMaterial:
+	case epSubmitMessage, epKeyMaterial, epRequestConsent, epUpdateConsent, epIdentifierQuery:
 		return l.SubmitBody
 	}
 	return l.Body

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/mimibridge/mimibridge/core/federation"
+	"github.com/mimibridge/mimibridge/core/wire"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -34,7 +35,7 @@ func FuzzHandler(f *testing.F) {
 		Domain: "a.example", Roots: ca.Pool(), Log: zerolog.Nop(), BaseURL: "https://a.example/base",
 		Certificate: func() (*tls.Certificate, error) { return cert, nil },
 		Limits:      federation.Limits{SubmitBody: 500, Body: 1000},
-	}, p, p, keyPort{p})
+	}, federation.Ports{Hub: p, Notify: p, Keys: keyPort{p}, People: p})
 	handler := server.Handler()
 
 	const room = "mimi%3A%2F%2Fa.example%2Fr%2Fx"
@@ -44,6 +45,9 @@ func FuzzHandler(f *testing.F) {
 	f.Add("POST", "/base/v1/groupInfo/"+room, "mimi@b.example", false, []byte("x"))
 	f.Add("POST", "/base/v1/notify/mimi:%2F%2Fb.example%2Fr%2Fx", "mimi@b.example", true, []byte("x"))
 	f.Add("POST", "/base/v1/keyMaterial/mimi%3A%2F%2Fa.example%2Fu%2Falice", "mimi@b.example", true, keyRequest(userB, userA, roomA))
+	f.Add("POST", "/base/v1/requestConsent/mimi%3A%2F%2Fa.example%2Fu%2Falice", "mimi@b.example", true, consent(wire.ConsentRequest, userB, userA))
+	f.Add("POST", "/base/v1/updateConsent/a.example", "mimi@b.example", true, consent(wire.ConsentGrant, userA, userB))
+	f.Add("POST", "/base/v1/identifierQuery/a.example", "mimi@b.example", true, []byte("x"))
 	f.Add("GET", federation.DirectoryPath, "", false, []byte{})
 	f.Add("PUT", "/base//v1/../update/%2e%2e/?x=%zz", "mimi@c.example", true, []byte{})
 	f.Fuzz(func(t *testing.T, method, target, from string, certified bool, body []byte) {
@@ -80,6 +84,12 @@ func FuzzHandler(f *testing.F) {
 			t.Fatalf("status %d", w.Code)
 		}
 		for _, c := range calls {
+			if c.people {
+				if c.from != "b.example" || c.target.Domain != "a.example" {
+					t.Fatalf("called for the wrong one: %+v", c)
+				}
+				continue
+			}
 			hub := c.method != "Notify" && c.method != "keys.KeyMaterial"
 			switch {
 			case !certified || method != "POST" || len(body) > 1000:

@@ -34,6 +34,7 @@ type call struct {
 	method, from string
 	room, target mimiuri.URI
 	body         string
+	people       bool
 }
 
 // ports are all ports of a provider: they note the call and answer as do says, by default with "answer to METHOD".
@@ -69,26 +70,38 @@ func (p *ports) set(do func(ctx context.Context, c call) ([]byte, error)) {
 }
 
 func (p *ports) KeyMaterial(ctx context.Context, from string, room, target mimiuri.URI, body []byte) ([]byte, error) {
-	return p.answer(ctx, call{"hub.KeyMaterial", from, room, target, string(body)})
+	return p.answer(ctx, call{method: "hub.KeyMaterial", from: from, room: room, target: target, body: string(body)})
 }
 func (p *ports) Update(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
-	return p.answer(ctx, call{"Update", from, room, mimiuri.URI{}, string(body)})
+	return p.answer(ctx, call{method: "Update", from: from, room: room, target: mimiuri.URI{}, body: string(body)})
 }
 func (p *ports) Submit(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
-	return p.answer(ctx, call{"Submit", from, room, mimiuri.URI{}, string(body)})
+	return p.answer(ctx, call{method: "Submit", from: from, room: room, target: mimiuri.URI{}, body: string(body)})
 }
 func (p *ports) GroupInfo(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
-	return p.answer(ctx, call{"GroupInfo", from, room, mimiuri.URI{}, string(body)})
+	return p.answer(ctx, call{method: "GroupInfo", from: from, room: room, target: mimiuri.URI{}, body: string(body)})
 }
 func (p *ports) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
-	_, err := p.answer(ctx, call{"Notify", peer, room, mimiuri.URI{}, string(body)})
+	_, err := p.answer(ctx, call{method: "Notify", from: peer, room: room, target: mimiuri.URI{}, body: string(body)})
 	return err
+}
+
+func (p *ports) RequestConsent(ctx context.Context, from, peer string, body []byte) error {
+	_, err := p.answer(ctx, call{method: "RequestConsent", from: from, target: mimiuri.URI{Domain: peer}, body: string(body), people: true})
+	return err
+}
+func (p *ports) UpdateConsent(ctx context.Context, from, peer string, body []byte) error {
+	_, err := p.answer(ctx, call{method: "UpdateConsent", from: from, target: mimiuri.URI{Domain: peer}, body: string(body), people: true})
+	return err
+}
+func (p *ports) IdentifierQuery(ctx context.Context, from, peer string, body []byte) ([]byte, error) {
+	return p.answer(ctx, call{method: "IdentifierQuery", from: from, target: mimiuri.URI{Domain: peer}, body: string(body), people: true})
 }
 
 type keyPort struct{ p *ports }
 
 func (k keyPort) KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error) {
-	return k.p.answer(ctx, call{"keys.KeyMaterial", from, mimiuri.URI{}, target, string(body)})
+	return k.p.answer(ctx, call{method: "keys.KeyMaterial", from: from, room: mimiuri.URI{}, target: target, body: string(body)})
 }
 
 // logBuffer is a log that a test reads while others write.
@@ -177,7 +190,7 @@ func (n *network) start(domain string, change func(*federation.Config)) *provide
 		change(&p.cfg)
 	}
 	n.resolve[domain] = p.addr
-	p.server = federation.NewServer(p.cfg, p.ports, p.ports, keyPort{p.ports})
+	p.server = federation.NewServer(p.cfg, federation.Ports{Hub: p.ports, Notify: p.ports, Keys: keyPort{p.ports}, People: p.ports})
 	p.client = federation.NewClient(p.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -243,6 +256,10 @@ func from(values ...string) http.Header { return http.Header{"From": values} }
 func keyRequest(requester, target, room mimiuri.URI) []byte {
 	return (&wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: requester, TargetUser: target, RoomID: room,
 		Suites: []mls.CipherSuite{1}, SignatureKey: []byte("key"), Credential: mls.BasicCredential(secret), Signature: []byte("sig")}).Marshal()
+}
+
+func consent(op wire.ConsentOperation, requester, target mimiuri.URI) []byte {
+	return (&wire.ConsentEntry{Operation: op, Requester: requester, Target: target}).Marshal()
 }
 
 // wantLog checks for a line with the reason and against content.

@@ -28,10 +28,8 @@ import (
 
 // Server is the provider's door for others. Safe for concurrent use.
 type Server struct {
-	cfg    Config
-	hub    port.Hub
-	notify port.Notify
-	keys   port.Keys
+	cfg   Config
+	ports Ports
 
 	prefix    string // path of BaseURL
 	directory []byte
@@ -41,13 +39,22 @@ type Server struct {
 	inFlight chan struct{}
 	mu       sync.Mutex
 	peers    map[string]int // requests under way; a peer without any is not in it
+	rates    map[string]*rate
 }
 
-// NewServer makes a server for the ports of this provider. A port that is nil answers "not found".
-func NewServer(cfg Config, hub port.Hub, notify port.Notify, keys port.Keys) *Server {
+// Ports are the doors of this provider that the server opens to others. One that is nil answers "not found".
+type Ports struct {
+	Hub    port.Hub
+	Notify port.Notify
+	Keys   port.Keys
+	People port.People
+}
+
+// NewServer makes a server for the ports of this provider.
+func NewServer(cfg Config, ports Ports) *Server {
 	cfg = cfg.withDefaults()
-	s := &Server{cfg: cfg, hub: hub, notify: notify, keys: keys, log: burst(cfg.Log),
-		inFlight: make(chan struct{}, cfg.Limits.InFlight), peers: map[string]int{}}
+	s := &Server{cfg: cfg, ports: ports, log: burst(cfg.Log),
+		inFlight: make(chan struct{}, cfg.Limits.InFlight), peers: map[string]int{}, rates: map[string]*rate{}}
 	if u, err := url.Parse(cfg.BaseURL); err == nil {
 		s.prefix = u.EscapedPath()
 	}
@@ -63,7 +70,8 @@ func NewServer(cfg Config, hub port.Hub, notify port.Notify, keys port.Keys) *Se
 	return s
 }
 
-// Counters are numbers since the start: requests.ENDPOINT, status.CODE, refused.REASON (certificate, from, sender, size, busy), panics.
+// Counters are numbers since the start: requests.ENDPOINT, status.CODE, refused.REASON (certificate, from, peer, sender,
+// size, busy, rate), panics.
 func (s *Server) Counters() map[string]uint64 { return s.counters.snapshot() }
 
 // TLSConfig is for a listener of the Handler's own.
@@ -248,6 +256,19 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 		return nil, 0, err
 	}
 	c.peer = from
+	if s.cfg.Peer != nil {
+		if err := s.cfg.Peer(from); err != nil {
+			s.counters.add("refused.peer")
+			return nil, 0, err
+		}
+	}
+	if err := s.pace(from); err != nil {
+		s.counters.add("refused.rate")
+		if s.cfg.Limited != nil {
+			s.cfg.Limited(from)
+		}
+		return nil, 0, err
+	}
 
 	if !known {
 		return nil, 0, fault.New(fault.NotFound, "there is no such endpoint")
@@ -288,12 +309,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 	return s.dispatch(ctx, name, from, target, b)
 }
 
-// parseTarget reads the path's variable: the URI percent-encoded as one segment, or as it is.
+// parseTarget reads the path's variable: the URI percent-encoded as one segment, or as it is. At the endpoints about people
+// a bare domain will do.
 func parseTarget(endpoint, rest string) (mimiuri.URI, error) {
-	kind := mimiuri.Room
-	if endpoint == epKeyMaterial {
-		kind = mimiuri.User
-	}
 	s := rest
 	if len(s) < 6 || !strings.EqualFold(s[:6], "mimi:/") {
 		var err error
@@ -301,12 +319,23 @@ func parseTarget(endpoint, rest string) (mimiuri.URI, error) {
 			s = ""
 		}
 	}
+	kind, what := mimiuri.Room, "room"
+	switch endpoint {
+	case epRequestConsent, epUpdateConsent, epIdentifierQuery:
+		u, err := mimiuri.Parse(s)
+		if err != nil {
+			if d, bare := mimiuri.NormalizeDomain(s); bare == nil {
+				return mimiuri.URI{Domain: d}, nil
+			}
+		} else if u.Kind == mimiuri.Provider || u.Kind == mimiuri.User && endpoint != epIdentifierQuery {
+			return u, nil
+		}
+		return mimiuri.URI{}, fault.New(fault.Malformed, "the path does not end in a domain or the MIMI URI of a user")
+	case epKeyMaterial:
+		kind, what = mimiuri.User, "user"
+	}
 	u, err := mimiuri.ParseKind(s, kind)
 	if err != nil {
-		what := "room"
-		if kind == mimiuri.User {
-			what = "user"
-		}
 		return mimiuri.URI{}, fault.Wrap(fault.Malformed, "the path does not end in the MIMI URI of a "+what, err)
 	}
 	return u, nil
@@ -319,6 +348,10 @@ func (s *Server) checkTarget(endpoint, from string, target mimiuri.URI) error {
 	case epNotify:
 		if target.Domain != from {
 			return fault.New(fault.Forbidden, "only the room's hub may notify")
+		}
+	case epRequestConsent, epUpdateConsent, epIdentifierQuery:
+		if target.Domain != s.cfg.Domain {
+			return fault.New(fault.NotFound, "this is not the provider of that domain")
 		}
 	default:
 		if target.Domain != s.cfg.Domain {
@@ -379,21 +412,23 @@ func (s *Server) dispatch(ctx context.Context, endpoint, from string, target mim
 		answer, err = s.keyMaterial(ctx, from, target, body)
 		return answer, status, err
 	case epNotify:
-		if s.notify == nil {
+		if s.ports.Notify == nil {
 			return nil, 0, errNoPort
 		}
-		return nil, http.StatusCreated, s.notify.Notify(ctx, s.cfg.Domain, target, body)
+		return nil, http.StatusCreated, s.ports.Notify.Notify(ctx, s.cfg.Domain, target, body)
+	case epRequestConsent, epUpdateConsent, epIdentifierQuery:
+		return s.people(ctx, endpoint, from, body)
 	}
-	if s.hub == nil {
+	if s.ports.Hub == nil {
 		return nil, 0, errNoPort
 	}
 	switch endpoint {
 	case epUpdate:
-		answer, err = s.hub.Update(ctx, from, target, body)
+		answer, err = s.ports.Hub.Update(ctx, from, target, body)
 	case epSubmitMessage:
-		answer, err = s.hub.Submit(ctx, from, target, body)
+		answer, err = s.ports.Hub.Submit(ctx, from, target, body)
 	case epGroupInfo:
-		answer, err = s.hub.GroupInfo(ctx, from, target, body)
+		answer, err = s.ports.Hub.GroupInfo(ctx, from, target, body)
 	}
 	return answer, status, err
 }
@@ -415,10 +450,10 @@ func (s *Server) keyMaterial(ctx context.Context, from string, target mimiuri.UR
 			s.counters.add("refused.sender")
 			return nil, fault.New(fault.Forbidden, "the requesting user is of another provider")
 		}
-		if s.hub == nil {
+		if s.ports.Hub == nil {
 			return nil, errNoPort
 		}
-		return s.hub.KeyMaterial(ctx, from, room, target, body)
+		return s.ports.Hub.KeyMaterial(ctx, from, room, target, body)
 	case target.Domain == s.cfg.Domain: // this is the target, asked by the hub, or by the requester's provider
 		asker := room.Domain
 		if room.IsZero() {
@@ -428,10 +463,87 @@ func (s *Server) keyMaterial(ctx context.Context, from string, target mimiuri.UR
 			s.counters.add("refused.sender")
 			return nil, fault.New(fault.Forbidden, "key material for a room is given to its hub only")
 		}
-		if s.keys == nil {
+		if s.ports.Keys == nil {
 			return nil, errNoPort
 		}
-		return s.keys.KeyMaterial(ctx, from, target, body)
+		return s.ports.Keys.KeyMaterial(ctx, from, target, body)
 	}
 	return nil, fault.New(fault.NotFound, "neither the room nor the user is of this provider")
+}
+
+// people brings consent and queries to the port. Whose word it is is decided by the domains: the body's users are one of the
+// asking provider and one of this. Which user the path names does not matter, the draft has it both ways.
+func (s *Server) people(ctx context.Context, endpoint, from string, body []byte) (answer []byte, status int, err error) {
+	if s.ports.People == nil {
+		return nil, 0, errNoPort
+	}
+	if endpoint == epIdentifierQuery {
+		answer, err = s.ports.People.IdentifierQuery(ctx, from, s.cfg.Domain, body)
+		return answer, http.StatusOK, err
+	}
+	e, err := wire.ParseConsentEntry(body)
+	if err != nil {
+		return nil, 0, err
+	}
+	theirs, ours, asks := e.Requester, e.Target, e.Operation == wire.ConsentRequest || e.Operation == wire.ConsentCancel
+	if endpoint == epUpdateConsent {
+		theirs, ours, asks = e.Target, e.Requester, !asks
+	}
+	switch {
+	case !asks:
+		return nil, 0, fault.New(fault.Malformed, "this operation belongs to the other endpoint of consent")
+	case theirs.Domain != from:
+		s.counters.add("refused.sender")
+		return nil, 0, fault.New(fault.Forbidden, "the user who says so is of another provider")
+	case ours.Domain != s.cfg.Domain:
+		return nil, 0, fault.New(fault.NotFound, "this is not the provider of that user")
+	}
+	if endpoint == epRequestConsent {
+		err = s.ports.People.RequestConsent(ctx, from, s.cfg.Domain, body)
+	} else {
+		err = s.ports.People.UpdateConsent(ctx, from, s.cfg.Domain, body)
+	}
+	return nil, http.StatusCreated, err
+}
+
+// rate is a peer's allowance: a bucket of ten seconds' requests that fills with time.
+type rate struct {
+	left float64
+	at   time.Time
+}
+
+const (
+	rateSeconds = 10
+	maxRates    = 10_000 // peers remembered; beyond that full buckets are forgotten, and then all
+)
+
+// pace takes a request off the peer's allowance.
+func (s *Server) pace(peer string) error {
+	now, full := s.cfg.Now(), float64(rateSeconds*s.cfg.Limits.PeerRate)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fill := func(r *rate) {
+		r.left = min(full, r.left+max(0, now.Sub(r.at).Seconds())*float64(s.cfg.Limits.PeerRate))
+		r.at = now
+	}
+	r := s.rates[peer]
+	if r == nil {
+		if len(s.rates) >= maxRates {
+			for p, r := range s.rates {
+				if fill(r); r.left == full {
+					delete(s.rates, p)
+				}
+			}
+			if len(s.rates) >= maxRates {
+				clear(s.rates)
+			}
+		}
+		r = &rate{left: full, at: now}
+		s.rates[peer] = r
+	}
+	if fill(r); r.left < 1 {
+		return &fault.Error{Kind: fault.Limited, Message: "too many requests of this provider; please wait a little", RetryAfter: time.Second}
+	}
+	r.left--
+	return nil
 }

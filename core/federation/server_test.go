@@ -35,24 +35,24 @@ func TestEndpoints(t *testing.T) {
 		want call
 	}{
 		{"Update", func() ([]byte, error) { return b.client.Update(ctx, "b.example", roomA, []byte("u")) }, a,
-			call{"Update", "b.example", roomA, mimiuri.URI{}, "u"}},
+			call{method: "Update", from: "b.example", room: roomA, target: mimiuri.URI{}, body: "u"}},
 		{"Submit", func() ([]byte, error) { return b.client.Submit(ctx, "b.example", roomA, []byte("s")) }, a,
-			call{"Submit", "b.example", roomA, mimiuri.URI{}, "s"}},
+			call{method: "Submit", from: "b.example", room: roomA, target: mimiuri.URI{}, body: "s"}},
 		{"GroupInfo", func() ([]byte, error) { return b.client.GroupInfo(ctx, "b.example", roomA, []byte{0, 255}) }, a,
-			call{"GroupInfo", "b.example", roomA, mimiuri.URI{}, "\x00\xff"}},
+			call{method: "GroupInfo", from: "b.example", room: roomA, target: mimiuri.URI{}, body: "\x00\xff"}},
 		{"KeyMaterial of the hub", func() ([]byte, error) { return b.client.KeyMaterial(ctx, "b.example", roomA, userA, hubKeys) }, a,
-			call{"hub.KeyMaterial", "b.example", roomA, userA, string(hubKeys)}},
+			call{method: "hub.KeyMaterial", from: "b.example", room: roomA, target: userA, body: string(hubKeys)}},
 		{"KeyMaterial of the hub, third provider", func() ([]byte, error) {
 			return b.client.KeyMaterial(ctx, "b.example", roomA, mimiuri.MustParse("mimi://c.example/u/c"), hubKeysElsewhere)
-		}, a, call{"hub.KeyMaterial", "b.example", roomA, mimiuri.MustParse("mimi://c.example/u/c"), string(hubKeysElsewhere)}},
+		}, a, call{method: "hub.KeyMaterial", from: "b.example", room: roomA, target: mimiuri.MustParse("mimi://c.example/u/c"), body: string(hubKeysElsewhere)}},
 		{"KeyMaterial of the target", func() ([]byte, error) { return a.client.Keys().KeyMaterial(ctx, "a.example", userB, targetKeys) }, b,
-			call{"keys.KeyMaterial", "a.example", mimiuri.URI{}, userB, string(targetKeys)}},
+			call{method: "keys.KeyMaterial", from: "a.example", room: mimiuri.URI{}, target: userB, body: string(targetKeys)}},
 		{"KeyMaterial of the target, no room", func() ([]byte, error) { return a.client.Keys().KeyMaterial(ctx, "a.example", userB, directKeys) }, b,
-			call{"keys.KeyMaterial", "a.example", mimiuri.URI{}, userB, string(directKeys)}},
+			call{method: "keys.KeyMaterial", from: "a.example", room: mimiuri.URI{}, target: userB, body: string(directKeys)}},
 		{"Notify", func() ([]byte, error) {
 			return []byte("answer to Notify"), a.client.Notify(ctx, "b.example", roomA, []byte("n"))
 		}, b,
-			call{"Notify", "b.example", roomA, mimiuri.URI{}, "n"}},
+			call{method: "Notify", from: "b.example", room: roomA, target: mimiuri.URI{}, body: "n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := c.do()
@@ -343,7 +343,7 @@ func TestNoPorts(t *testing.T) {
 	n.resolve["a.example"] = ln.Addr().String()
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- federation.NewServer(cfg, nil, nil, nil).Serve(ctx, ln) }()
+	go func() { served <- federation.NewServer(cfg, federation.Ports{}).Serve(ctx, ln) }()
 	b := federation.NewClient(n.config("b.example"))
 	defer b.CloseIdle()
 	for name, do := range map[string]func() error{
@@ -506,7 +506,7 @@ func TestServeFails(t *testing.T) {
 	n := newNetwork(t)
 	ln := listen(t)
 	ln.Close()
-	if err := federation.NewServer(n.config("a.example"), nil, nil, nil).Serve(t.Context(), ln); err == nil {
+	if err := federation.NewServer(n.config("a.example"), federation.Ports{}).Serve(t.Context(), ln); err == nil {
 		t.Error("no error")
 	}
 }

@@ -46,6 +46,19 @@ type Keys interface {
 	KeyMaterial(ctx context.Context, from string, target mimiuri.URI, body []byte) ([]byte, error)
 }
 
+// People is what providers ask and tell each other about people (draft-ietf-mimi-protocol, "Convey explicit consent" and
+// "Find internal address"); no hub is between them. from is the provider that asks, authenticated; peer is the one to
+// reach on the way out, the own one on the way in. Consent is not signed: who sends stands for it, so the server side
+// has checked before calling that from and peer are the providers of the users in the body.
+type People interface {
+	// RequestConsent takes a ConsentEntry that requests consent or cancels that. nil says only that it was received.
+	RequestConsent(ctx context.Context, from, peer string, body []byte) error
+	// UpdateConsent takes a ConsentEntry that grants or revokes. nil says only that it was received.
+	UpdateConsent(ctx context.Context, from, peer string, body []byte) error
+	// IdentifierQuery takes an IdentifierRequest, gives an IdentifierResponse.
+	IdentifierQuery(ctx context.Context, from, peer string, body []byte) ([]byte, error)
+}
+
 // Rooms is what making a room takes at its own hub; there is no way to do it from elsewhere.
 type Rooms interface {
 	// Prepare makes the hub's keys for a new room, or returns those that exist.
