@@ -18,9 +18,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/rs/zerolog"
 
@@ -30,6 +32,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/internal/mailbox"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/policy"
 	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/store"
 )
@@ -65,6 +68,7 @@ const (
 	inboxAtOnce     = 64
 	originMax       = 512
 	hintMax         = 1024
+	reasonMax       = 512
 	minPause        = 250 * time.Millisecond
 	maxPause        = time.Minute
 	claimPatience   = 2 * time.Second     // a room waits no longer for somebody's key packages; the others go on then
@@ -215,6 +219,12 @@ type payload struct {
 	Salt       []byte             `json:"salt,omitempty"`
 	OriginTime int64              `json:"origin_time,omitempty"`
 	Hint       string             `json:"hint,omitempty"`
+
+	Preset   adapter.Preset          `json:"preset,omitempty"`
+	Role     uint32                  `json:"role,omitempty"`
+	Reason   string                  `json:"reason,omitempty"`
+	Metadata *adapter.MetadataChange `json:"metadata,omitempty"`
+	Policy   *adapter.PolicyChange   `json:"policy,omitempty"`
 }
 
 // Intake stores an intent for one adapter; see adapter.Host.
@@ -263,12 +273,14 @@ func (c *Client) Intake(ctx context.Context, adapterName string, in adapter.Inte
 
 // prepare checks an intent and fixes a message's octets: from here on its message ID stays, whatever is retried.
 func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, err error) {
-	p = payload{Kind: in.Kind, Name: in.Name, Hint: in.Hint}
+	p = payload{Kind: in.Kind, Name: in.Name, Hint: in.Hint, Reason: in.Reason}
 	switch {
 	case in.Room.Kind != mimiuri.Room:
 		return p, id, fault.New(fault.Malformed, "this is not a room")
 	case in.Actor.Kind != mimiuri.User || in.Actor.Domain != c.cfg.Domain:
 		return p, id, fault.New(fault.Forbidden, "only users of this provider act through it")
+	case len(in.Reason) > reasonMax || !utf8.ValidString(in.Reason):
+		return p, id, fault.New(fault.Malformed, "the reason is too long")
 	case in.OriginID == "" || len(in.OriginID) > originMax || len(in.Hint) > hintMax:
 		return p, id, fault.New(fault.Malformed, "the request has no id, or one that is too long")
 	case in.Kind == adapter.CreateRoom && in.Room.Domain != c.cfg.Domain:
@@ -278,12 +290,34 @@ func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, e
 		p.OriginTime = in.OriginTime.UnixMilli()
 	}
 	switch in.Kind {
-	case adapter.CreateRoom, adapter.JoinRoom, adapter.LeaveRoom:
-	case adapter.Invite, adapter.Remove:
+	case adapter.CreateRoom:
+		switch p.Preset = in.Preset; p.Preset {
+		case "", adapter.Cooperative, adapter.Strict, adapter.Moderated:
+		default:
+			return p, id, fault.New(fault.Malformed, "rooms are not made like this")
+		}
+	case adapter.JoinRoom, adapter.LeaveRoom, adapter.DestroyRoom:
+	case adapter.Invite, adapter.Remove, adapter.Ban, adapter.Unban, adapter.ChangeRole:
 		if in.Target.Kind != mimiuri.User {
 			return p, id, fault.New(fault.Malformed, "this is not a user")
 		}
-		p.Target = in.Target.String()
+		if in.Kind == adapter.ChangeRole && (in.Role == policy.RoleNone || in.Role == policy.RoleBanned) {
+			return p, id, fault.New(fault.Malformed, "removing and banning are no changes of role")
+		}
+		p.Target, p.Role = in.Target.String(), in.Role
+	case adapter.SetMetadata:
+		if in.Metadata == nil {
+			return p, id, fault.New(fault.Malformed, "nothing is to be changed")
+		}
+		if a := in.Metadata.Avatar; a != nil && *a != "" && !strings.HasPrefix(*a, "https://") {
+			return p, id, fault.New(fault.Malformed, "a room's picture is an https address")
+		}
+		p.Metadata = in.Metadata
+	case adapter.SetPolicy:
+		if in.Policy == nil {
+			return p, id, fault.New(fault.Malformed, "nothing is to be changed")
+		}
+		p.Policy = in.Policy
 	case adapter.SendMessage:
 		if in.Content == nil {
 			return p, id, fault.New(fault.Malformed, "the message has no content")

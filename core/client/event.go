@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -33,6 +34,10 @@ type eventRow struct {
 	Message string             `json:"message,omitempty"` // for the person
 	Local   []string           `json:"local,omitempty"`
 	Frank   []byte             `json:"frank,omitempty"` // what a report of abuse needs
+	Role    uint32             `json:"role,omitempty"`
+	Banned  bool               `json:"banned,omitempty"`
+	Reason  string             `json:"reason,omitempty"`
+	Notice  string             `json:"notice,omitempty"`
 
 	then func(tx *store.Tx, seq uint64) (bool, error) // asked before the row is written; false: leave it out
 }
@@ -60,7 +65,7 @@ func uri(s string) mimiuri.URI {
 
 func (e *eventRow) event(room mimiuri.URI, seq uint64) (adapter.Event, error) {
 	ev := adapter.Event{Kind: e.Kind, Room: room, Seq: seq, Time: time.UnixMilli(e.TS).UTC(), Sender: uri(e.Sender),
-		User: uri(e.User), Actor: uri(e.Actor), Intent: e.Intent, Target: uri(e.Target)}
+		User: uri(e.User), Actor: uri(e.Actor), Intent: e.Intent, Target: uri(e.Target), Role: e.Role, Banned: e.Banned, Reason: e.Reason, Notice: e.Notice}
 	copy(ev.ID[:], e.ID)
 	if e.Adapter != "" {
 		ev.Origin = &adapter.Origin{Adapter: e.Adapter, ID: e.Origin, Hint: e.Hint}
@@ -81,24 +86,19 @@ func (e *eventRow) event(room mimiuri.URI, seq uint64) (adapter.Event, error) {
 	return ev, nil
 }
 
-// membership adds the events that lie between the stored view and v.
-func (r *room) membership(ch *change, v *view, epoch uint64) {
+// differences adds the events that lie between the stored view and v.
+func (r *room) differences(ch *change, v *view, epoch uint64) {
 	if !ch.full {
 		return
 	}
-	old := r.view
+	old, own := r.view, r.c.cfg.Domain
 	actor := ""
 	if !ch.actor.IsZero() {
 		actor = ch.actor.String()
 	}
 	locals := func(v *view, also string) []string {
-		l := v.local(r.c.cfg.Domain, epoch)
-		for _, x := range l {
-			if x == also {
-				return l
-			}
-		}
-		if u := uri(also); u.Domain == r.c.cfg.Domain {
+		l := v.local(own, epoch)
+		if also != "" && uri(also).Domain == own && !slices.Contains(l, also) {
 			l = append(l, also)
 		}
 		return l
@@ -108,30 +108,95 @@ func (r *room) membership(ch *change, v *view, epoch uint64) {
 		if actor == "" {
 			e.Actor = user
 		}
-		if ch.origin != nil && user == ch.subject.String() {
+		if o := ch.origin; o != nil && user == ch.subject.String() {
+			if o.tells(e.Kind) {
+				e.from(o)
+			}
+			if e.Kind == adapter.Left || e.Kind == adapter.Banned {
+				e.Reason = o.reason
+			}
+		}
+		if len(e.Local) > 0 {
+			ch.events = append(ch.events, e)
+		}
+	}
+	closed := func() {
+		e := &eventRow{Kind: adapter.Closed, TS: ch.ts, Actor: actor, Local: old.local(own, math.MaxUint64)}
+		if ch.origin != nil && ch.origin.kind == adapter.DestroyRoom {
 			e.from(ch.origin)
 		}
 		ch.events = append(ch.events, e)
 	}
 	if ch.lost { // nobody has left; we are told nothing any more
-		ch.events = append(ch.events, &eventRow{Kind: adapter.Closed, TS: ch.ts, Local: old.local(r.c.cfg.Domain, math.MaxUint64)})
+		closed()
 		return
 	}
 	first := len(old.Members) == 0 // everybody else was there before us
 	for _, m := range old.Members {
-		if v.find(m.User) == nil {
-			add(&eventRow{Kind: adapter.Left, Local: locals(v, m.User)}, m.User)
+		if !m.Away && v.here(m.User) == nil {
+			add(&eventRow{Kind: adapter.Left, Banned: slices.Contains(v.Banned, m.User), Local: locals(v, m.User)}, m.User)
 		}
 	}
 	for _, m := range v.Members {
-		if old.find(m.User) != nil || first && uri(m.User).Domain != r.c.cfg.Domain {
+		if m.Away || first && uri(m.User).Domain != own {
 			continue
 		}
-		add(&eventRow{Kind: adapter.Joined, Local: locals(v, m.User)}, m.User)
+		switch o := old.here(m.User); {
+		case o == nil:
+			add(&eventRow{Kind: adapter.Joined, Role: m.Role, Local: locals(v, m.User)}, m.User)
+		case o.Role != m.Role:
+			add(&eventRow{Kind: adapter.RoleChanged, Role: m.Role, Local: locals(v, m.User)}, m.User)
+		}
 	}
-	if !first && (old.Name != v.Name || old.Subject != v.Subject) {
-		ch.events = append(ch.events, &eventRow{Kind: adapter.Metadata, TS: ch.ts, Actor: actor, Local: v.local(r.c.cfg.Domain, epoch)})
+	if !first {
+		for _, u := range v.Banned {
+			if !slices.Contains(old.Banned, u) {
+				add(&eventRow{Kind: adapter.Banned, Local: locals(v, u)}, u)
+			}
+		}
+		for _, u := range old.Banned {
+			if !slices.Contains(v.Banned, u) {
+				add(&eventRow{Kind: adapter.Unbanned, Local: locals(v, u)}, u)
+			}
+		}
+		about := func(k adapter.EventKind) {
+			e := &eventRow{Kind: k, TS: ch.ts, Actor: actor, Local: v.local(own, epoch)}
+			if ch.origin != nil && ch.origin.tells(k) {
+				e.from(ch.origin)
+			}
+			if len(e.Local) > 0 {
+				ch.events = append(ch.events, e)
+			}
+		}
+		if !old.sameMetadata(v) {
+			about(adapter.Metadata)
+		}
+		if !old.samePolicy(v) && old.Roles != nil { // a view from before they were part of it
+			about(adapter.Policy)
+		}
 	}
+	if ch.out && ch.over {
+		closed()
+	}
+}
+
+// tells reports whether events of a kind carry the intent's origin.
+func (o *originRef) tells(k adapter.EventKind) bool {
+	switch o.kind {
+	case adapter.Ban:
+		return k == adapter.Banned
+	case adapter.Unban:
+		return k == adapter.Unbanned
+	case adapter.ChangeRole:
+		return k == adapter.RoleChanged
+	case adapter.SetMetadata:
+		return k == adapter.Metadata
+	case adapter.SetPolicy:
+		return k == adapter.Policy
+	case adapter.DestroyRoom:
+		return k == adapter.Closed
+	}
+	return k == adapter.Joined || k == adapter.Left
 }
 
 // maxHistory is how many events History gives at once.

@@ -93,12 +93,33 @@ func (r *room) work(ctx context.Context, in *store.Intent, pl *payload) (more bo
 	switch pl.Kind {
 	case adapter.SendMessage:
 		return r.send(ctx, in, pl, leaf)
-	case adapter.Invite:
-		return r.invite(ctx, in, pl, leaf)
 	case adapter.LeaveRoom:
 		return true, r.leave(ctx, in, pl, leaf)
+	}
+	// What is pending is committed first if it might not go together with what is wanted here.
+	if slices.ContainsFunc(r.g.Proposals(), func(p mls.PendingProposal) bool { return p.Proposal.Type() == mls.ProposalAppDataUpdate }) {
+		if r.commitPause > 0 && r.now().Before(r.commitAt) {
+			return false, nil // the hub has just refused that
+		}
+		return true, r.startCommit(ctx, leaf, mls.CommitOptions{}, nil)
+	}
+	switch pl.Kind {
+	case adapter.Invite:
+		return r.invite(ctx, in, pl, leaf)
 	case adapter.Remove:
 		return true, r.remove(ctx, in, pl, leaf)
+	case adapter.Ban:
+		return true, r.ban(ctx, in, pl, leaf)
+	case adapter.Unban:
+		return true, r.unban(ctx, in, pl, leaf)
+	case adapter.ChangeRole:
+		return true, r.changeRole(ctx, in, pl, leaf)
+	case adapter.SetMetadata:
+		return true, r.setMetadata(ctx, in, pl, leaf)
+	case adapter.SetPolicy:
+		return true, r.setPolicy(ctx, in, pl, leaf)
+	case adapter.DestroyRoom:
+		return true, r.destroy(ctx, in, pl, leaf)
 	}
 	return true, r.refuse(ctx, in, pl, fault.Malformed, "unknown kind of request")
 }
@@ -108,10 +129,10 @@ func (r *room) arriving(user mimiuri.URI) bool {
 	if r.g == nil || !r.pol.Active(user, r.g.Members()) {
 		return false
 	}
-	leaves, users := r.leaving()
-	return !users[user] && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
+	out := r.leaving()
+	return !out.users[user] && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
 		u, _, err := policy.LeafUser(m.Node)
-		return err == nil && u == user && !leaves[m.Leaf]
+		return err == nil && u == user && !out.leaves[m.Leaf]
 	})
 }
 
@@ -203,7 +224,7 @@ func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wir
 	if res.Frank != nil {
 		e.Frank = res.Frank.Marshal()
 	}
-	e.from(&originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint})
+	e.from(pl.origin(in))
 	e.then = r.newMessage(e)
 	ch := &change{events: []*eventRow{e}}
 	ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, in.Seq, store.IntentDone) })
@@ -219,9 +240,6 @@ func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wir
 // list and their clients into the group.
 func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
 	target := uri(pl.Target)
-	if _, leaving := r.leaving(); leaving[target] { // they may come back once they are out
-		return true, r.startCommit(ctx, leaf, mls.CommitOptions{}, nil)
-	}
 	listed := r.pol.Participants.Index(target) >= 0
 	if listed && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
 		u, _, err := policy.LeafUser(m.Node)
@@ -245,8 +263,11 @@ func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf m
 	}
 	var proposals []mls.Proposal
 	if !listed {
-		update := policy.AddParticipantUpdate(r.pol, []policy.Participant{{User: target, Role: policy.RoleOrdinaryUser}})
-		proposals = append(proposals, mls.Proposal{Body: &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update}})
+		role := pl.Role
+		if role == policy.RoleNone {
+			role = r.pol.RoleToAdd(uri(in.Actor))
+		}
+		proposals = append(proposals, policy.ListChange(policy.AddParticipantUpdate(r.pol, []policy.Participant{{User: target, Role: role}})).Proposal())
 	}
 	for _, kp := range kps {
 		proposals = append(proposals, mls.Proposal{Body: &mls.Add{KeyPackage: *kp}})
@@ -261,19 +282,23 @@ func (r *room) removal(user string, without int) ([]mls.Proposal, error) {
 	if err != nil {
 		return nil, err
 	}
-	proposals := []mls.Proposal{{Body: &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update}}}
+	return append([]mls.Proposal{policy.ListChange(update).Proposal()}, r.removeLeaves(without, target)...), nil
+}
+
+// removeLeaves removes the clients of users, but for the leaf without.
+func (r *room) removeLeaves(without int, users ...mimiuri.URI) (proposals []mls.Proposal) {
 	for _, m := range r.g.Members() {
-		if u, _, err := policy.LeafUser(m.Node); err == nil && u == target && int(m.Leaf) != without {
+		if u, _, err := policy.LeafUser(m.Node); err == nil && slices.Contains(users, u) && int(m.Leaf) != without {
 			proposals = append(proposals, mls.Proposal{Body: &mls.Remove{Removed: m.Leaf}})
 		}
 	}
-	return proposals, nil
+	return proposals
 }
 
 // remove ends somebody else's participation by a commit.
 func (r *room) remove(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) error {
 	proposals, err := r.removal(pl.Target, -1)
-	if err != nil {
+	if err != nil || r.pol.Banned(uri(pl.Target)) {
 		return r.refuse(ctx, in, pl, fault.NotFound, "this user is not in the room")
 	}
 	return r.startCommit(ctx, leaf, mls.CommitOptions{Proposals: proposals}, in)
@@ -282,10 +307,10 @@ func (r *room) remove(ctx context.Context, in *store.Intent, pl *payload, leaf m
 // heir is an incomplete local leaf that has to commit with a path before a leaf goes: otherwise no local leaf would be left
 // through which the others' paths can be followed.
 func (r *room) heir(goes mls.LeafIndex) (heir mls.LeafIndex, ok bool) {
-	leaves, _ := r.leaving()
+	out := r.leaving()
 	for _, l := range r.g.LocalLeaves() {
 		switch {
-		case l == goes || leaves[l]:
+		case l == goes || out.leaves[l]:
 		case r.g.Complete(l):
 			return 0, false
 		default:
@@ -304,6 +329,9 @@ func (r *room) leave(ctx context.Context, in *store.Intent, pl *payload, leaf ml
 	proposals, err := r.removal(in.Actor, int(leaf))
 	if err != nil {
 		return r.refuse(ctx, in, pl, fault.NotFound, "you are not in this room")
+	}
+	if r.pol.Base.FixedMembership { // who leaves stays listed
+		proposals = r.removeLeaves(int(leaf), uri(in.Actor))
 	}
 	proposals = append([]mls.Proposal{{Body: &mls.SelfRemove{}}}, proposals...)
 	req := &wire.UpdateRequest{}

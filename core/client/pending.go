@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,9 +37,9 @@ func (r *room) commitProposals(ctx context.Context) (more bool, err error) {
 		r.commitAt = time.Time{}
 		return false, nil
 	}
-	leaves, _ := r.leaving()
+	out := r.leaving()
 	for _, l := range r.g.LocalLeaves() {
-		if leaves[l] {
+		if out.leaves[l] {
 			continue
 		}
 		if r.commitAt.IsZero() && !r.atHub() {
@@ -57,6 +58,11 @@ func (r *room) commitProposals(ctx context.Context) (more bool, err error) {
 func (r *room) startCommit(ctx context.Context, leaf mls.LeafIndex, opts mls.CommitOptions, intent *store.Intent) error {
 	opts.AAD = emptyAAD
 	out, err := r.g.Commit(leaf, opts)
+	var rule *mls.RuleError
+	if errors.As(err, &rule) && intent != nil {
+		r.log.Info().Err(err).Msg("an intent makes no valid commit")
+		return r.refuseIntent(ctx, intent, fault.Malformed, "the room cannot be changed like this")
+	}
 	if err != nil {
 		r.drop()
 		return fmt.Errorf("client: commit in %s: %w", r.id, err)
@@ -285,7 +291,7 @@ func (r *room) endPending(ctx context.Context, ch *change, p *store.Pending) err
 			continue
 		}
 		if in.Adapter != "" {
-			ch.origin = &originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint}
+			ch.origin = pl.origin(in)
 		}
 		ch.subject = uri(in.Actor)
 		if pl.Target != "" {
@@ -295,9 +301,20 @@ func (r *room) endPending(ctx context.Context, ch *change, p *store.Pending) err
 			ch.actor = uri(in.Actor)
 		}
 		delete(r.claims, seq)
+		if pl.Kind == adapter.DestroyRoom && p.Kind == pendingCommit { // the actor has to leave yet
+			ch.do(func(tx *store.Tx) error {
+				return tx.SetIntent(&store.Intent{Room: r.id, Seq: seq, Status: store.IntentWaiting})
+			})
+			continue
+		}
 		ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, seq, store.IntentDone) })
 	}
 	return nil
+}
+
+// origin names the intent in events.
+func (pl *payload) origin(in *store.Intent) *originRef {
+	return &originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint, kind: pl.Kind, reason: pl.Reason}
 }
 
 // takeOwn makes an accepted bundle part of the group's pending proposals and ends its intents.
@@ -356,8 +373,16 @@ func (r *room) refusal(ch *change, in *store.Intent, pl *payload, kind fault.Kin
 	}
 	e := &eventRow{Kind: adapter.Refused, TS: r.now().UnixMilli(), Intent: pl.Kind, Actor: in.Actor, Target: pl.Target,
 		ID: in.MessageID, Fault: kind, Message: why, Local: []string{in.Actor}}
-	e.from(&originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint})
+	e.from(pl.origin(in))
 	ch.events = append(ch.events, e)
+}
+
+func (r *room) refuseIntent(ctx context.Context, in *store.Intent, kind fault.Kind, why string) error {
+	pl := new(payload)
+	if err := json.Unmarshal(in.Payload, pl); err != nil {
+		return err
+	}
+	return r.refuse(ctx, in, pl, kind, why)
 }
 
 func (r *room) refuse(ctx context.Context, in *store.Intent, pl *payload, kind fault.Kind, why string) error {
@@ -417,7 +442,18 @@ func (r *room) startCreate(ctx context.Context, in *store.Intent, pl *payload) e
 	if err != nil {
 		return err
 	}
-	dict, err := policy.Cooperative(policy.RoomOptions{Room: r.uri, Creator: creator, Name: pl.Name, FrankingAgent: agents.Franking.Marshal()})
+	opts := policy.RoomOptions{Room: r.uri, Creator: creator, Name: pl.Name, FrankingAgent: agents.Franking.Marshal()}
+	var dict mls.AppDataDictionary
+	switch pl.Preset {
+	case adapter.Strict:
+		dict, err = policy.Strict(opts)
+	case adapter.Moderated:
+		dict, err = policy.Moderated(opts)
+	case adapter.Direct:
+		dict, err = policy.DirectMessage(opts, uri(pl.Target))
+	default:
+		dict, err = policy.Cooperative(opts)
+	}
 	if err != nil {
 		return r.refuse(ctx, in, pl, fault.Malformed, "the room cannot be made in this form")
 	}

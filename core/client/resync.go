@@ -93,7 +93,11 @@ func (r *room) external(ctx context.Context, user mimiuri.URI, info *wire.GroupI
 		}
 	}
 	if pol.Participants.Index(user) < 0 {
-		update := policy.AddParticipantUpdate(pol, []policy.Participant{{User: user, Role: policy.RoleOrdinaryUser}})
+		role, ok := pol.OpenRole()
+		if !ok {
+			return fault.New(fault.Forbidden, "the room does not let this user in")
+		}
+		update := policy.AddParticipantUpdate(pol, []policy.Participant{{User: user, Role: role}})
 		opts.Proposals = append(opts.Proposals, mls.Proposal{Body: &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update}})
 	}
 	for _, p := range info.Pending {
@@ -124,7 +128,7 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 	}
 	ch.actor = user
 	if r.g != nil {
-		_, ch.gone = r.leaving() // the hub proposes their removal anew, for the new epoch
+		ch.gone = r.leaving().users // the hub proposes their removal anew, for the new epoch
 	}
 	if r.broken == "" && r.g != nil && r.g.Epoch()+1 == g.Epoch() {
 		// Others of ours are in the room: they follow the commit, and the new leaf joins them in the shared state.
@@ -226,7 +230,7 @@ func (r *room) ask(ctx context.Context) (*wire.GroupInfoRatchetTree, mimiuri.URI
 	err := error(fault.New(fault.Forbidden, "no local user is in the room"))
 	for _, m := range r.view.Members {
 		u := uri(m.User)
-		if u.Domain != r.c.cfg.Domain {
+		if u.Domain != r.c.cfg.Domain || m.Away {
 			continue
 		}
 		var info *wire.GroupInfoRatchetTree

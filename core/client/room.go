@@ -13,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
@@ -336,6 +337,7 @@ type change struct {
 	out   bool                 // no local leaf is left: forget the group
 	lost  bool                 // with out: what is held of the group is of no use
 	gone  map[mimiuri.URI]bool // users who are leaving, though the proposals that say so have to be made anew
+	over  bool                 // with out: the room has been destroyed
 	ts    int64                // hub time of what happened, ms
 	actor mimiuri.URI
 	// What the change came from, if it was this provider's own intent: its origin goes to the event about
@@ -349,6 +351,8 @@ type change struct {
 
 type originRef struct {
 	adapter, id, hint string
+	kind              adapter.IntentKind
+	reason            string
 }
 
 func (ch *change) do(fn func(*store.Tx) error) { ch.also = append(ch.also, fn) }
@@ -368,13 +372,14 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 				return fmt.Errorf("client: policy of %s: %w", r.id, err)
 			}
 			r.pol = pol
-			leaves, users := r.leaving()
+			out := r.leaving()
 			for u := range ch.gone {
-				users[u] = true
+				out.users[u] = true
 			}
-			v = makeView(pol, users, v, r.g.Epoch())
+			v = makeView(pol, r.g.Members(), out, v, r.g.Epoch())
 			// Nobody is left who could commit the removals that are pending: the hub closes the room.
-			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !leaves[m.Leaf] })
+			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !out.leaves[m.Leaf] })
+			ch.over = !pol.Base.PersistentRoom && len(pol.Users()) <= 1
 		}
 		if ch.out {
 			row.Status = store.ClientOut
@@ -398,7 +403,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 	if r.g != nil {
 		rows = append(rows, r.g.TakeRatchets()...)
 	}
-	r.membership(ch, v, row.Epoch)
+	r.differences(ch, v, row.Epoch)
 	wake := len(ch.events) > 0
 	err := r.c.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
 		if ch.full {
@@ -464,15 +469,15 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 	return nil
 }
 
-// leaving says which leaves and users have a removal pending.
-func (r *room) leaving() (leaves map[mls.LeafIndex]bool, users map[mimiuri.URI]bool) {
-	leaves, users = map[mls.LeafIndex]bool{}, map[mimiuri.URI]bool{}
+// leaving says whom and what the pending proposals remove.
+func (r *room) leaving() going {
+	out := going{leaves: map[mls.LeafIndex]bool{}, users: map[mimiuri.URI]bool{}, banned: map[mimiuri.URI]bool{}}
 	for _, p := range r.g.Proposals() {
 		switch b := p.Proposal.Body.(type) {
 		case *mls.Remove:
-			leaves[b.Removed] = true
+			out.leaves[b.Removed] = true
 		case *mls.SelfRemove:
-			leaves[p.Sender.Leaf] = true
+			out.leaves[p.Sender.Leaf] = true
 		case *mls.AppDataUpdate:
 			if b.ComponentID != policy.ComponentParticipantList {
 				continue
@@ -483,12 +488,23 @@ func (r *room) leaving() (leaves map[mls.LeafIndex]bool, users map[mimiuri.URI]b
 			}
 			for _, i := range u.Removed {
 				if int(i) < len(r.pol.Participants) {
-					users[r.pol.Participants[i].User] = true
+					out.users[r.pol.Participants[i].User] = true
+				}
+			}
+			for _, c := range u.Changed {
+				if int(c.Index) < len(r.pol.Participants) && r.pol.IsBanned(c.Role) {
+					user := r.pol.Participants[c.Index].User
+					out.users[user], out.banned[user] = true, true
+				}
+			}
+			for _, a := range u.Added {
+				if r.pol.IsBanned(a.Role) {
+					out.banned[a.User] = true
 				}
 			}
 		}
 	}
-	return leaves, users
+	return out
 }
 
 // leaf finds the local leaf of a user; ok is false if there is none or it is leaving.
@@ -496,9 +512,9 @@ func (r *room) leaf(user mimiuri.URI) (leaf mls.LeafIndex, ok bool) {
 	if r.g == nil {
 		return 0, false
 	}
-	leaves, _ := r.leaving()
+	out := r.leaving()
 	for _, l := range r.g.LocalLeaves() {
-		if u, _, err := policy.LeafUser(r.g.Leaf(l)); err == nil && u == user && !leaves[l] {
+		if u, _, err := policy.LeafUser(r.g.Leaf(l)); err == nil && u == user && !out.leaves[l] {
 			return l, true
 		}
 	}

@@ -3,19 +3,34 @@ package client
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // view is what local users are shown of a room: the participant list as it will be once the pending proposals are
-// committed (what the hub has accepted counts from then on), roles and metadata. It is stored with the
-// room; the difference between two views is the membership events.
+// committed (what the hub has accepted counts from then on), roles, metadata and policy. It is stored with the
+// room; the difference between two views is the events but messages.
 type view struct {
-	Name    string   `json:"name,omitempty"`
-	Subject string   `json:"subject,omitempty"`
-	Members []member `json:"members"`
+	Name         string         `json:"name,omitempty"`
+	Description  string         `json:"description,omitempty"`
+	Subject      string         `json:"subject,omitempty"`
+	Mood         string         `json:"mood,omitempty"`
+	Avatar       string         `json:"avatar,omitempty"`
+	Members      []member       `json:"members"`
+	Banned       []string       `json:"banned,omitempty"`
+	Roles        []adapter.Role `json:"roles,omitempty"`
+	Direct       bool           `json:"direct,omitempty"`
+	Open         bool           `json:"open,omitempty"`
+	History      bool           `json:"history,omitempty"`
+	Discoverable bool           `json:"discoverable,omitempty"`
+	MaxUsers     uint32         `json:"max_users,omitempty"`
+	Offline      bool           `json:"offline,omitempty"` // the hub has not been reached for some time
 }
 
 type member struct {
@@ -24,6 +39,8 @@ type member struct {
 	Title string `json:"title"`
 	Send  bool   `json:"send,omitempty"`
 	Admin bool   `json:"admin,omitempty"`
+	// Away: in a room of fixed membership a participant without clients, who is not there yet or any more.
+	Away bool `json:"away,omitempty"`
 	// Since is the epoch from which a local user may see messages.
 	Since uint64 `json:"since,omitempty"`
 }
@@ -48,14 +65,28 @@ func (v *view) find(user string) *member {
 	return nil
 }
 
+// here is find for those who are not away.
+func (v *view) here(user string) *member {
+	if m := v.find(user); m != nil && !m.Away {
+		return m
+	}
+	return nil
+}
+
 func (v *view) room(uri mimiuri.URI) adapter.Room {
-	r := adapter.Room{URI: uri, Name: v.Name, Subject: v.Subject}
+	r := adapter.Room{URI: uri, Name: v.Name, Description: v.Description, Subject: v.Subject, Mood: v.Mood, Avatar: v.Avatar,
+		Roles: v.Roles, Direct: v.Direct, Open: v.Open, History: v.History, Discoverable: v.Discoverable, MaxUsers: v.MaxUsers, Offline: v.Offline}
 	for _, m := range v.Members {
 		u, err := mimiuri.ParseKind(m.User, mimiuri.User)
 		if err != nil {
 			continue // a hub in the policy_enforcer role is no user
 		}
 		r.Participants = append(r.Participants, adapter.Participant{User: u, Role: m.Role, RoleName: m.Title, Send: m.Send, Admin: m.Admin})
+	}
+	for _, b := range v.Banned {
+		if u, err := mimiuri.ParseKind(b, mimiuri.User); err == nil {
+			r.Banned = append(r.Banned, u)
+		}
 	}
 	return r
 }
@@ -64,39 +95,94 @@ func (v *view) room(uri mimiuri.URI) adapter.Room {
 func (v *view) local(domain string, epoch uint64) []string {
 	var us []string
 	for _, m := range v.Members {
-		if u, err := mimiuri.ParseKind(m.User, mimiuri.User); err == nil && u.Domain == domain && m.Since <= epoch {
+		if u, err := mimiuri.ParseKind(m.User, mimiuri.User); err == nil && u.Domain == domain && m.Since <= epoch && !m.Away {
 			us = append(us, m.User)
 		}
 	}
 	return us
 }
 
-// makeView shows the state of an epoch without the users whose removal is pending. old gives the local users' Since.
-func makeView(pol *policy.State, leaving map[mimiuri.URI]bool, old *view, epoch uint64) *view {
-	v := &view{Name: pol.Metadata.Name, Subject: pol.Metadata.Subject}
-	for _, p := range pol.Participants {
-		role := pol.Role(p.User)
-		if leaving[p.User] || p.User.Kind != mimiuri.User || role.Index == policy.RoleBanned {
+// going says whom and what pending proposals remove.
+type going struct {
+	leaves map[mls.LeafIndex]bool
+	users  map[mimiuri.URI]bool // off the list, or banned
+	banned map[mimiuri.URI]bool // of users, and those who were not listed
+}
+
+// makeView shows the state of an epoch as it will be without those who are going. old gives the local users' Since.
+func makeView(pol *policy.State, members []mls.Member, out going, old *view, epoch uint64) *view {
+	m := &pol.Metadata
+	v := &view{Name: m.Name, Subject: m.Subject, Mood: m.Mood, Avatar: m.Avatar, Discoverable: pol.Base.Discoverable,
+		History: pol.History.Sharing != policy.Forbidden, Offline: old.Offline}
+	for _, d := range m.Descriptions {
+		if t := strings.ToLower(d.MediaType); t == "" || strings.HasPrefix(t, "text/plain") {
+			v.Description = string(d.Content)
+			break
+		}
+	}
+	_, v.Open = pol.OpenRole()
+	v.MaxUsers = pol.MaxUsers()
+	for _, r := range pol.Roles {
+		v.Roles = append(v.Roles, adapter.Role{Index: r.Index, Name: r.Name, Capabilities: r.Capabilities, Changes: r.Changes})
+	}
+	has := map[mimiuri.URI]bool{}
+	if pol.Base.FixedMembership {
+		v.Direct = len(pol.Users()) == 2
+		for _, m := range members {
+			if u, _, err := policy.LeafUser(m.Node); err == nil && !out.leaves[m.Leaf] {
+				has[u] = true
+			}
+		}
+	}
+	for _, p := range pol.Users() {
+		if out.users[p.User] {
 			continue
 		}
+		role := pol.Role(p.User)
 		m := member{User: p.User.String(), Role: p.Role, Title: role.Name, Send: role.Can(policy.CanSendMessage), Admin: role.Can(policy.CanChangeUserRole), Since: epoch}
-		if o := old.find(m.User); o != nil {
+		m.Away = pol.Base.FixedMembership && !has[p.User]
+		if o := old.here(m.User); o != nil && !m.Away {
 			m.Since = min(o.Since, epoch) // a hub that was restored from a copy begins again earlier
 		}
 		v.Members = append(v.Members, m)
 	}
+	for _, u := range pol.BannedUsers() {
+		if !out.users[u] {
+			v.Banned = append(v.Banned, u.String())
+		}
+	}
+	for u := range out.banned {
+		if !slices.Contains(v.Banned, u.String()) {
+			v.Banned = append(v.Banned, u.String())
+		}
+	}
+	slices.Sort(v.Banned)
 	return v
 }
 
-// without is the view without the users of a domain.
+// without is the view when no user of a domain takes part any more.
 func (v *view) without(domain string) *view {
-	w := &view{Name: v.Name, Subject: v.Subject}
+	w := *v
+	w.Members = nil
 	for _, m := range v.Members {
-		if uri(m.User).Domain != domain {
-			w.Members = append(w.Members, m)
+		if uri(m.User).Domain == domain {
+			if !v.Direct {
+				continue
+			}
+			m.Away = true
 		}
+		w.Members = append(w.Members, m)
 	}
-	return w
+	return &w
+}
+
+// sameMetadata and samePolicy compare what the events of that name are about.
+func (v *view) sameMetadata(w *view) bool {
+	return v.Name == w.Name && v.Description == w.Description && v.Subject == w.Subject && v.Mood == w.Mood && v.Avatar == w.Avatar
+}
+
+func (v *view) samePolicy(w *view) bool {
+	return v.Open == w.Open && v.History == w.History && v.Discoverable == w.Discoverable && v.MaxUsers == w.MaxUsers && reflect.DeepEqual(v.Roles, w.Roles)
 }
 
 func (v *view) marshal() []byte {

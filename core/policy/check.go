@@ -137,6 +137,8 @@ func (s *State) checkCommit(c *mls.StagedPublicCommit, from string, members []ml
 		if err := j.join(committer, c); err != nil {
 			return err
 		}
+	} else {
+		j.destruction(committer.by.User)
 	}
 	for _, ch := range changes {
 		if err := j.authorize(ch); err != nil {
@@ -364,6 +366,9 @@ type judge struct {
 	roles   RoleData
 	base    *BaseRoomPolicy
 	touched map[mls.ComponentID]bool
+
+	// destroys is who destroys the room by this commit, zero if nobody does: see destruction.
+	destroys mimiuri.URI
 }
 
 func (s *State) judge(before leaves) *judge {
@@ -452,6 +457,20 @@ func (j *judge) state(changes []change) error {
 		}
 	}
 	return nil
+}
+
+// destruction notes a commit that destroys the room: its sender has canDestroyRoom, the room is persistent no more, and
+// nobody is left on the list but them, the hub and the banned.
+func (j *judge) destruction(by mimiuri.URI) {
+	if j.base.PersistentRoom || !j.touched[ComponentBaseRoomPolicy] || !j.s.Role(by).Can(CanDestroyRoom) {
+		return
+	}
+	for _, p := range j.list {
+		if p.User.Kind == mimiuri.User && p.User != by && !j.roles.banned(p.Role) {
+			return
+		}
+	}
+	j.destroys = by
 }
 
 // roleAfter is the role of a user afterwards, and whether they are listed.
@@ -631,6 +650,13 @@ func (j *judge) appData(ch change, role Role, a *mls.AppDataUpdate) error {
 	case ComponentPreAuthList:
 		return need(role, CanChangePreauthorizedUserList)
 	case ComponentBaseRoomPolicy:
+		if !j.destroys.IsZero() && ch.by.User == j.destroys {
+			same := *j.s.Base
+			same.PersistentRoom = false
+			if bytes.Equal(a.Update, same.Marshal()) {
+				return nil
+			}
+		}
 		return need(role, CanChangeRoomMembershipStyle)
 	case ComponentOperational:
 		return need(role, CanChangeMLSOperationalPolicies)
@@ -742,6 +768,9 @@ func (j *judge) addSelf(ch change, role Role, p Participant) error {
 
 // removeUser judges taking a user off the list.
 func (j *judge) removeUser(ch change, role Role, p Participant) error {
+	if !j.destroys.IsZero() && ch.by.User == j.destroys && p.User.Kind == mimiuri.User {
+		return nil
+	}
 	if j.s.Base.FixedMembership {
 		return deny("fixed_membership", "nobody can leave this room or be removed from it")
 	}
@@ -749,8 +778,11 @@ func (j *judge) removeUser(ch change, role Role, p Participant) error {
 		return nil
 	}
 	c := CanRemoveParticipant
-	if p.User == ch.by.User {
+	switch {
+	case p.User == ch.by.User:
 		c = CanRemoveSelf
+	case j.s.Roles.banned(p.Role) && role.Can(CanUnban): // who may give them another role may let them go
+		c = CanUnban
 	}
 	if err := need(role, c); err != nil {
 		return err
@@ -908,8 +940,15 @@ func count(l ParticipantList, users map[mimiuri.URI]int) map[uint32]tally {
 // constraints holds the numbers of each role against its minima and maxima, where they move away from them.
 func (j *judge) constraints(users, usersBefore map[mimiuri.URI]int) error {
 	now, was := count(j.list, users), count(j.s.Participants, usersBefore)
+	// A minimum is for those who stay: it does not hold the last one, nor a room that is being destroyed.
+	over := !j.destroys.IsZero() || !slices.ContainsFunc(j.list, func(p Participant) bool {
+		return p.User.Kind == mimiuri.User && !j.roles.banned(p.Role)
+	})
 	for _, r := range j.roles {
 		n, w := now[r.Index], was[r.Index]
+		if over {
+			r.MinParticipants, r.MinActive = 0, 0
+		}
 		switch {
 		case n.all < w.all && n.all < int(r.MinParticipants):
 			return deny("minimum_participants_constraint", "this room needs more users with the role %q", r.Name)

@@ -843,7 +843,10 @@ func TestGroupInfoAndKeyMaterial(t *testing.T) {
 	}
 	preauthJoin := func(d *mls.AppDataDictionary) {
 		preauth(d)
-		editRoles(func(r RoleData) { r[2].Capabilities = with(r[2].Capabilities, CanJoinIfPreauthorized) })(d)
+	}
+	preauthOnly := func(d *mls.AppDataDictionary) {
+		preauth(d)
+		editRoles(func(r RoleData) { r[2].Capabilities = []Capability{CanSendMessage} })(d)
 	}
 	for _, c := range []struct {
 		name   string
@@ -858,7 +861,7 @@ func TestGroupInfoAndKeyMaterial(t *testing.T) {
 		{"a banned user", nil, eve, "banned"},
 		{"a banned user where all may join", open, eve, "banned"},
 		{"a stranger who is preauthorized", preauthJoin, dave, ""},
-		{"a stranger who is preauthorized for a role that does not let them join", preauth, dave, "participant_list"},
+		{"a stranger who is preauthorized for a role that does not let them join", preauthOnly, dave, "participant_list"},
 		{"a participant whose role has no clients", nil, hubert, "maximum_active_participants_constraint"},
 		{"the hub", nil, hub, "participant_list"},
 	} {

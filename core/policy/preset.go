@@ -134,7 +134,8 @@ var superAdminChanges = []RoleChanges{
 
 func cooperativeRoles() RoleData {
 	user := []Capability{
-		CanAddParticipant, CanRemoveParticipant, CanAddOwnClient, CanRemoveOwnClient, CanRemoveSelf,
+		// canJoinIfPreauthorized is not in the example: with it the room can be opened without redefining roles.
+		CanAddParticipant, CanRemoveParticipant, CanAddOwnClient, CanJoinIfPreauthorized, CanRemoveOwnClient, CanRemoveSelf,
 		CanSendMessage, CanReceiveMessage, CanCopyMessage, CanReportAbuse, CanReplyToMessage, CanReactToMessage,
 		CanDeleteOwnReaction, CanEditOwnMessage, CanDeleteOwnMessage, CanStartTopic, CanReplyInTopic, CanEditOwnTopic,
 		CanUploadImage, CanUploadVideo, CanUploadAudio, CanUploadAttachment,

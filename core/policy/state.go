@@ -35,7 +35,8 @@ type State struct {
 	Base          *BaseRoomPolicy // never nil after ParseState: without the component, the draft's defaults
 	Metadata      RoomMetadata
 	PreAuth       PreAuthData
-	FrankingAgent []byte // FrankingAgentData, or nil
+	History       HistoryPolicy // Forbidden without the component
+	FrankingAgent []byte        // FrankingAgentData, or nil
 
 	dict    mls.AppDataDictionary
 	index   map[mimiuri.URI]int
@@ -46,7 +47,7 @@ type State struct {
 // ParseState reads a GroupContext's dictionary. participant_list and roles_list must be there. The error wraps a
 // fault of kind Malformed.
 func ParseState(dict mls.AppDataDictionary) (*State, error) {
-	s := &State{dict: dict, Base: &BaseRoomPolicy{MultiDevice: true}}
+	s := &State{dict: dict, Base: &BaseRoomPolicy{MultiDevice: true}, History: HistoryPolicy{Sharing: Forbidden}}
 	b, ok := dict.Get(ComponentParticipantList)
 	if !ok {
 		return nil, malformed("participant_list", errors.New("absent"))
@@ -73,6 +74,11 @@ func ParseState(dict mls.AppDataDictionary) (*State, error) {
 	}
 	if b, ok = dict.Get(ComponentPreAuthList); ok {
 		if s.PreAuth, err = ParsePreAuthData(b); err != nil {
+			return nil, err
+		}
+	}
+	if b, ok = dict.Get(ComponentChatHistory); ok {
+		if s.History, err = ParseHistoryPolicy(b); err != nil {
 			return nil, err
 		}
 	}
@@ -123,6 +129,9 @@ func (s *State) role(index uint32) Role {
 
 // Banned reports whether a user has the banned role.
 func (s *State) Banned(user mimiuri.URI) bool { return s.Roles.banned(s.RoleIndex(user)) }
+
+// IsBanned reports whether a role_index is that of the banned role.
+func (s *State) IsBanned(role uint32) bool { return s.Roles.banned(role) }
 
 // Hub is the URI under which the hub is listed, zero if it is not.
 func (s *State) Hub() mimiuri.URI {

@@ -1,0 +1,280 @@
+package core_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// view is the room as a provider's adapter sees it.
+func (p *provider) view(room mimiuri.URI) adapter.Room {
+	p.t.Helper()
+	r, ok, err := p.mem.host.Room(context.Background(), room)
+	if err != nil || !ok {
+		p.t.Fatalf("%s does not know the room: %v", p.domain, err)
+	}
+	return r
+}
+
+func (p *provider) awaitKind(room mimiuri.URI, kind adapter.EventKind, user mimiuri.URI) adapter.Event {
+	p.t.Helper()
+	return p.await(room, "an event", func(e adapter.Event) bool { return e.Kind == kind && (user.IsZero() || e.User == user) })
+}
+
+// create makes a room of a preset.
+func create(a *provider, name string, preset adapter.Preset) mimiuri.URI {
+	a.t.Helper()
+	room := a.room(name)
+	a.intake(adapter.Intent{Kind: adapter.CreateRoom, Room: room, Actor: a.user("alice"), Name: name, Preset: preset})
+	a.awaitJoined(room, a.user("alice"))
+	return room
+}
+
+func own(e adapter.Event, id string) bool { return e.Origin != nil && e.Origin.ID == id }
+
+func TestRoles(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"), b.user("ben"))
+
+	refused := b.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: b.user("bob"), Target: b.user("ben"), Role: policy.RoleGroupAdmin})
+	if e := b.awaitRefused(room, refused); !fault.Is(e.Err, fault.Forbidden) || e.Intent != adapter.ChangeRole || e.Target != b.user("ben") {
+		t.Errorf("an ordinary user's change of a role is refused with %+v", e)
+	}
+	o := a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Role: policy.RoleGroupAdmin})
+	if e := a.awaitKind(room, adapter.RoleChanged, b.user("bob")); !own(e, o) || e.Role != policy.RoleGroupAdmin {
+		t.Errorf("alice is told %+v", e)
+	}
+	if e := b.awaitKind(room, adapter.RoleChanged, b.user("bob")); e.Actor != a.user("alice") || e.Origin != nil || e.Role != policy.RoleGroupAdmin {
+		t.Errorf("bob is told %+v", e)
+	}
+	r := b.view(room)
+	if role, ok := r.RoleOf(b.user("bob")); !ok || !role.Can(policy.CanBan) || role.Name != "group_admin" {
+		t.Errorf("bob's role is %+v", role)
+	}
+	b.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: b.user("bob"), Target: b.user("ben"), Role: policy.RoleGroupAdmin})
+	a.awaitKind(room, adapter.RoleChanged, b.user("ben"))
+	// The last of the group admins stays one.
+	a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("ben"), Role: policy.RoleOrdinaryUser})
+	a.await(room, "ben's demotion", func(e adapter.Event) bool {
+		return e.Kind == adapter.RoleChanged && e.User == b.user("ben") && e.Role == policy.RoleOrdinaryUser
+	})
+	refused = a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Role: policy.RoleOrdinaryUser})
+	a.awaitRefused(room, refused)
+	for _, in := range []adapter.Intent{
+		{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("nobody"), Role: policy.RoleGroupAdmin},
+		{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Role: 77},
+	} {
+		if e := a.awaitRefused(room, a.intake(in)); !fault.Is(e.Err, fault.NotFound) {
+			t.Errorf("%+v is refused with %v", in, e.Err)
+		}
+	}
+	same := a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Role: policy.RoleGroupAdmin})
+	a.await(room, "a role that is there already to be confirmed", func(e adapter.Event) bool { return e.Kind == adapter.RoleChanged && own(e, same) })
+}
+
+func TestBan(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	room := open(t, a, b.user("bob"), c.user("carol"))
+	a.intake(adapter.Intent{Kind: adapter.SetPolicy, Room: room, Actor: a.user("alice"), Policy: &adapter.PolicyChange{Open: ptr(true)}})
+	b.awaitKind(room, adapter.Policy, mimiuri.URI{})
+
+	o := a.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Reason: "spam"})
+	if e := a.awaitLeft(room, b.user("bob")); !e.Banned || e.Reason != "spam" || e.Actor != a.user("alice") {
+		t.Errorf("alice sees %+v", e)
+	}
+	if e := a.awaitKind(room, adapter.Banned, b.user("bob")); !own(e, o) || e.Reason != "spam" {
+		t.Errorf("the ban is told as %+v", e)
+	}
+	if e := b.awaitLeft(room, b.user("bob")); !e.Banned || e.Reason != "" || !slices.Contains(e.Local, b.user("bob")) {
+		t.Errorf("bob sees %+v", e)
+	}
+	b.awaitKind(room, adapter.Banned, b.user("bob"))
+	c.awaitKind(room, adapter.Banned, b.user("bob"))
+	if r := c.view(room); !slices.Equal(r.Banned, []mimiuri.URI{b.user("bob")}) || len(r.Participants) != 2 {
+		t.Errorf("carol's provider has %+v banned, %+v in the room", r.Banned, r.Participants)
+	}
+	// He comes back neither on his own, though the room is open, nor by others.
+	if e := b.awaitRefused(room, b.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: b.user("bob")})); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("coming back: %v", e.Err)
+	}
+	if e := a.awaitRefused(room, a.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: a.user("alice"), Target: b.user("bob")})); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("being invited: %v", e.Err)
+	}
+	c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.Unban, Room: room, Actor: c.user("carol"), Target: b.user("bob")}))
+
+	// Somebody who was never there.
+	o = a.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: a.user("alice"), Target: b.user("mallory")})
+	if e := c.awaitKind(room, adapter.Banned, b.user("mallory")); e.Actor != a.user("alice") {
+		t.Errorf("a stranger's ban is told as %+v", e)
+	}
+	a.await(room, "the own ban", func(e adapter.Event) bool { return e.Kind == adapter.Banned && own(e, o) })
+
+	o = a.intake(adapter.Intent{Kind: adapter.Unban, Room: room, Actor: a.user("alice"), Target: b.user("bob")})
+	if e := a.awaitKind(room, adapter.Unbanned, b.user("bob")); !own(e, o) {
+		t.Errorf("the end of the ban is told as %+v", e)
+	}
+	c.awaitKind(room, adapter.Unbanned, b.user("bob"))
+	b.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: b.user("bob")})
+	b.mem.wait(t, "bob to be back", func() bool {
+		return count(b.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Joined && e.User == b.user("bob") }) == 2
+	})
+	b.say(room, "bob", "sorry")
+	equal(t, "c", c.awaitTexts(room, 1), []string{"bob: sorry"})
+}
+
+func count(es []adapter.Event, ok func(adapter.Event) bool) (n int) {
+	for _, e := range es {
+		if ok(e) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestMetadata(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"))
+	o := b.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: b.user("bob"), Metadata: &adapter.MetadataChange{Subject: ptr("Tonight"), Avatar: ptr("https://b.example/x.png"), Mood: ptr("moonlit")}})
+	if e := b.awaitKind(room, adapter.Metadata, mimiuri.URI{}); !own(e, o) || e.Actor != b.user("bob") {
+		t.Errorf("bob is told %+v", e)
+	}
+	if e := a.awaitKind(room, adapter.Metadata, mimiuri.URI{}); e.Actor != b.user("bob") || e.Origin != nil {
+		t.Errorf("alice is told %+v", e)
+	}
+	r := a.view(room)
+	if r.Name != "Balcony" || r.Subject != "Tonight" || r.Mood != "moonlit" || r.Avatar != "https://b.example/x.png" {
+		t.Errorf("the room is %+v", r)
+	}
+	refused := b.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: b.user("bob"), Metadata: &adapter.MetadataChange{Name: ptr("Crypt"), Description: ptr("An ordinary user may not")}})
+	b.awaitRefused(room, refused)
+	if r := b.view(room); r.Name != "Balcony" || r.Description != "" { // what the adapter has to put back
+		t.Errorf("after the refusal the room is %q, %q", r.Name, r.Description)
+	}
+	a.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: a.user("alice"), Metadata: &adapter.MetadataChange{Description: ptr("Where we meet")}})
+	b.await(room, "the description", func(e adapter.Event) bool { return e.Kind == adapter.Metadata && e.Actor == a.user("alice") })
+	if r := b.view(room); r.Description != "Where we meet" || r.Subject != "Tonight" {
+		t.Errorf("the room is %+v", r)
+	}
+	// Both change something at once: neither is lost.
+	a.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: a.user("alice"), Metadata: &adapter.MetadataChange{Name: ptr("Garden")}})
+	b.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: b.user("bob"), Metadata: &adapter.MetadataChange{Mood: ptr("sunny")}})
+	for _, p := range ps {
+		p.mem.wait(t, "both changes", func() bool {
+			return count(p.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Metadata }) == 4
+		})
+		if r := p.view(room); r.Name != "Garden" || r.Mood != "sunny" {
+			t.Errorf("%s: the room is %+v", p.domain, r)
+		}
+	}
+}
+
+func TestPolicyAndOpenJoin(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	room := open(t, a, b.user("bob"))
+	c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: c.user("carol")}))
+	b.awaitRefused(room, b.intake(adapter.Intent{Kind: adapter.SetPolicy, Room: room, Actor: b.user("bob"), Policy: &adapter.PolicyChange{Open: ptr(true)}}))
+
+	o := a.intake(adapter.Intent{Kind: adapter.SetPolicy, Room: room, Actor: a.user("alice"), Policy: &adapter.PolicyChange{Open: ptr(true), History: ptr(true), Discoverable: ptr(true), MaxUsers: ptr(uint32(3))}})
+	if e := a.awaitKind(room, adapter.Policy, mimiuri.URI{}); !own(e, o) {
+		t.Errorf("alice is told %+v", e)
+	}
+	b.awaitKind(room, adapter.Policy, mimiuri.URI{})
+	if r := b.view(room); !r.Open || !r.History || !r.Discoverable || r.MaxUsers != 3 {
+		t.Errorf("the room is %+v", r)
+	}
+	o = c.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: c.user("carol")})
+	if e := c.awaitJoined(room, c.user("carol")); !own(e, o) || e.Actor != c.user("carol") || e.Role != policy.RoleOrdinaryUser {
+		t.Errorf("carol is told %+v", e)
+	}
+	if e := b.awaitJoined(room, c.user("carol")); e.Actor != c.user("carol") {
+		t.Errorf("bob is told %+v", e)
+	}
+	c.say(room, "carol", "hello")
+	equal(t, "b", b.awaitTexts(room, 1), []string{"carol: hello"})
+	if e := c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: c.user("cora")})); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("a fourth in a room for three: %v", e.Err)
+	}
+	a.intake(adapter.Intent{Kind: adapter.SetPolicy, Room: room, Actor: a.user("alice"), Policy: &adapter.PolicyChange{Open: ptr(false), History: ptr(false), Discoverable: ptr(false), MaxUsers: ptr(uint32(0))}})
+	c.awaitKind(room, adapter.Policy, mimiuri.URI{})
+	if r := c.view(room); r.Open || r.History || r.Discoverable || r.MaxUsers != 0 {
+		t.Errorf("the room is %+v", r)
+	}
+	c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: c.user("cora")}))
+	same := a.intake(adapter.Intent{Kind: adapter.SetPolicy, Room: room, Actor: a.user("alice"), Policy: &adapter.PolicyChange{Open: ptr(false)}})
+	a.await(room, "nothing to be changed", func(e adapter.Event) bool { return e.Kind == adapter.Policy && own(e, same) })
+}
+
+func TestDestroy(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	room := open(t, a, b.user("bob"), c.user("carol"), a.user("amy"))
+	a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: c.user("carol"), Role: policy.RoleGroupAdmin})
+	c.awaitKind(room, adapter.RoleChanged, c.user("carol"))
+	c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.DestroyRoom, Room: room, Actor: c.user("carol")}))
+	b.awaitRefused(room, b.intake(adapter.Intent{Kind: adapter.DestroyRoom, Room: room, Actor: b.user("bob")}))
+	b.say(room, "bob", "still here")
+	a.awaitTexts(room, 1)
+
+	o := a.intake(adapter.Intent{Kind: adapter.DestroyRoom, Room: room, Actor: a.user("alice")})
+	for _, p := range ps {
+		e := p.awaitKind(room, adapter.Closed, mimiuri.URI{})
+		if e.Actor != a.user("alice") || (p == a) != own(e, o) {
+			t.Errorf("%s is told %+v", p.domain, e)
+		}
+		if r := p.view(room); !r.Gone {
+			t.Errorf("%s has the room as %+v", p.domain, r)
+		}
+	}
+	for p, u := range map[*provider]mimiuri.URI{a: a.user("amy"), b: b.user("bob"), c: c.user("carol")} {
+		p.awaitLeft(room, u)
+	}
+	a.awaitLeft(room, a.user("alice"))
+	b.awaitRefused(room, b.say(room, "bob", "anybody?"))
+	c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: c.user("carol")}))
+}
+
+func TestPresets(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	strict := create(a, "strict", adapter.Strict)
+	a.intake(adapter.Intent{Kind: adapter.Invite, Room: strict, Actor: a.user("alice"), Target: b.user("bob")})
+	b.awaitJoined(strict, b.user("bob"))
+	if e := b.awaitRefused(strict, b.intake(adapter.Intent{Kind: adapter.Invite, Room: strict, Actor: b.user("bob"), Target: b.user("ben")})); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("in a strict room an ordinary user's invitation gives %v", e.Err)
+	}
+
+	moderated := create(a, "moderated", adapter.Moderated)
+	a.intake(adapter.Intent{Kind: adapter.Invite, Room: moderated, Actor: a.user("alice"), Target: b.user("bob")})
+	a.intake(adapter.Intent{Kind: adapter.Invite, Room: moderated, Actor: a.user("alice"), Target: b.user("ben"), Role: policy.RoleSpeaker})
+	if e := b.awaitJoined(moderated, b.user("bob")); e.Role != policy.RoleAttendee {
+		t.Errorf("bob's role is %d", e.Role)
+	}
+	if e := b.awaitJoined(moderated, b.user("ben")); e.Role != policy.RoleSpeaker {
+		t.Errorf("ben's role is %d", e.Role)
+	}
+	b.awaitRefused(moderated, b.say(moderated, "bob", "may I?"))
+	b.say(moderated, "ben", "I may")
+	equal(t, "a", a.awaitTexts(moderated, 1), []string{"ben: I may"})
+	a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: moderated, Actor: a.user("alice"), Target: b.user("bob"), Role: policy.RoleSpeaker})
+	b.awaitKind(moderated, adapter.RoleChanged, b.user("bob"))
+	b.say(moderated, "bob", "now I may")
+	equal(t, "a", a.awaitTexts(moderated, 2), []string{"ben: I may", "bob: now I may"})
+
+	for _, p := range []adapter.Preset{adapter.Direct, "other"} {
+		err := a.mem.host.Intake(context.Background(), adapter.Intent{Kind: adapter.CreateRoom, Room: a.room("x"), Actor: a.user("alice"), OriginID: "x", Preset: p})
+		if !fault.Is(err, fault.Malformed) {
+			t.Errorf("preset %q: %v", p, err)
+		}
+	}
+}
