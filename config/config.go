@@ -99,8 +99,14 @@ type Federation struct {
 
 // Storage is where the provider keeps its state.
 type Storage struct {
-	// SQLite is the database file; the adapter's own database lies beside it. Default "mimibridge.db".
+	// SQLite is the database file; the adapter's own database lies beside it. Default, if PostgreSQL is not
+	// given: "mimibridge.db".
 	SQLite string `yaml:"sqlite"`
+	// Postgres is a PostgreSQL database (13 or newer) instead, "postgres://user:password@host/database", given in
+	// one of three ways; a database of its own that the user owns. The adapter has a schema of its own in it.
+	Postgres     string `yaml:"postgres"`
+	PostgresFile string `yaml:"postgres_file"`
+	PostgresEnv  string `yaml:"postgres_env"`
 }
 
 // Secrets is what the provider itself keeps secret.

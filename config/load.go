@@ -328,7 +328,9 @@ func (c *Config) setDefaults() {
 		}
 		def(&c.Federation.URL, "https://"+net.JoinHostPort(host, port))
 	}
-	def(&c.Storage.SQLite, "mimibridge.db")
+	if st := &c.Storage; st.Postgres == "" && st.PostgresFile == "" && st.PostgresEnv == "" {
+		def(&st.SQLite, "mimibridge.db")
+	}
 	if c.Secrets.KeyEnv == "" {
 		def(&c.Secrets.KeyFile, "sealing.key")
 	}
@@ -461,7 +463,7 @@ func (c *Config) validate(v *validator) {
 }
 
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Federation.CertFile, &c.Federation.KeyFile, &c.Federation.CAFile, &c.Federation.Record, &c.Storage.SQLite, &c.Secrets.KeyFile}
+	paths := []*string{&c.Federation.CertFile, &c.Federation.KeyFile, &c.Federation.CAFile, &c.Federation.Record, &c.Storage.SQLite, &c.Storage.PostgresFile, &c.Secrets.KeyFile}
 	if x := c.Network.XMPP; x != nil {
 		paths = append(paths, &x.SecretFile)
 	}

@@ -77,6 +77,25 @@ func (c *Config) readSecrets(v *validator) {
 	}
 	warn(c.Federation.KeyFile)
 
+	st := &c.Storage
+	given := 0
+	for _, s := range []string{st.SQLite, st.Postgres, st.PostgresFile, st.PostgresEnv} {
+		if s != "" {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		v.fail("storage", "the database is given in more than one way", "keep one of sqlite, postgres, postgres_file and postgres_env")
+	case st.PostgresFile != "":
+		warn(st.PostgresFile)
+		st.Postgres = v.secretFile("storage.postgres_file", st.PostgresFile)
+	case st.PostgresEnv != "":
+		st.Postgres = v.secretEnv("storage.postgres_env", st.PostgresEnv)
+	case st.Postgres != "":
+		warn(c.File)
+	}
+
 	key, s := "secrets.key_file", ""
 	switch {
 	case c.Secrets.KeyEnv != "" && c.Secrets.KeyFile != "":

@@ -8,11 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
-	"os"
-	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -91,7 +87,7 @@ func New(cfg Config) (*Provider, error) {
 		cfg.Log.Warn().Msg("the database is a copy from earlier: all rooms are joined anew")
 	}
 	for _, a := range cfg.Adapters {
-		db, err := openAdapterDB(ctx, cfg.Store.Path, a.Name())
+		db, err := p.store.AdapterDB(ctx, a.Name())
 		if err != nil {
 			p.Close()
 			return nil, err
@@ -140,25 +136,6 @@ func verifyCredential(ctx mls.CredentialContext) error {
 		}
 	}
 	return nil
-}
-
-func openAdapterDB(ctx context.Context, path, name string) (*sql.DB, error) {
-	file := strings.TrimSuffix(path, filepath.Ext(path)) + "-" + name + ".db"
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("core: %w", err)
-	}
-	f.Close()
-	v := url.Values{"_pragma": {"busy_timeout(10000)", "foreign_keys(1)", "journal_mode(WAL)", "synchronous(FULL)"}, "_txlock": {"immediate"}}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?"+v.Encode())
-	if err != nil {
-		return nil, fmt.Errorf("core: %w", err)
-	}
-	if err := db.PingContext(ctx); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("core: open %s: %w", file, err)
-	}
-	return db, nil
 }
 
 // Run serves until ctx is done and then stops in order: no new work, what is under way ends, the store closes. It

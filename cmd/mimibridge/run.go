@@ -89,7 +89,7 @@ func coreConfig(c *config.Config, log zerolog.Logger) (cc core.Config, closeReco
 	}
 	return core.Config{
 		Domain:     c.Domain,
-		Store:      store.Options{Path: c.Storage.SQLite, Key: c.Secrets.SealingKey},
+		Store:      store.Options{Path: c.Storage.SQLite, Postgres: c.Storage.Postgres, Key: c.Secrets.SealingKey},
 		Federation: fc,
 		Listen:     c.Federation.Listen,
 		Adapters:   []adapter.Adapter{a},

@@ -517,9 +517,12 @@ func (tx *Tx) RoomsToDeliver(adapter string) (rooms []string, err error) {
 
 // TrimEvents deletes events older than before (ms) that all the adapters have shown; without adapters, all older ones.
 func (tx *Tx) TrimEvents(adapters []string, before int64) error {
-	names, _ := json.Marshal(append([]string{}, adapters...))
-	return tx.do(`DELETE FROM event WHERE ts<? AND NOT EXISTS (SELECT 1 FROM json_each(?) a WHERE NOT EXISTS (
-		SELECT 1 FROM delivery d WHERE d.room_id=event.room_id AND d.adapter=a.value AND d.done>=event.seq))`, before, string(names))
+	q, args := `DELETE FROM event WHERE ts<?`, []any{before}
+	for _, a := range adapters {
+		q += ` AND EXISTS (SELECT 1 FROM delivery d WHERE d.room_id=event.room_id AND d.adapter=? AND d.done>=event.seq)`
+		args = append(args, a)
+	}
+	return tx.do(q, args...)
 }
 
 // TrimHistory deletes what tells repetitions from before (ms): message IDs, and intents that are ended.

@@ -1,6 +1,12 @@
 // Package store keeps everything that must outlive a crash: SQL underneath, bytes and ids on the surface.
 // It knows no MLS, no protocol and no network; hub and client say what the bytes are.
 //
+// SQL is written once, for SQLite and PostgreSQL: types TEXT, INTEGER (64 bits, also for times and truth values) and BLOB
+// (from []byte only), parameters ?, upserts by ON CONFLICT, RETURNING; a counter in DO UPDATE is named with its table (usage.n+1).
+// Not: INSERT OR …, AUTOINCREMENT, rowid, json_…, max(a, b), LIMIT -1, IS ?, double-quoted strings, or columns with a name PostgreSQL reserves.
+//
+// SQLite is the default; one setting puts PostgreSQL in its place (dialect.go, postgres.go).
+//
 // All writing goes through Store.Update. One goroutine owns the only writing connection; it takes the
 // closures that are waiting, runs each in a SAVEPOINT of its own inside one transaction, and answers all of them
 // after one COMMIT with synchronous=FULL: what Update returned nil for survives a crash and a power cut,

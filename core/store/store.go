@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -22,21 +24,25 @@ import (
 
 // Options says where the database is and how it is sealed.
 type Options struct {
-	Path   string // the SQLite file; made with mode 0600 if absent, as are its WAL and lock files
-	Key    []byte // the sealing key, KeySize octets
-	Domain string // the provider domain; a database belongs to one
-	// Restored says that the file is a copy from earlier, which Open mostly finds out by itself: by the number of commits,
-	// which stands in the lock file, too. Group states in it must not be used any more, since their keys may have been.
+	Path string // the SQLite file; made with mode 0600 if absent, as are its WAL and lock files
+	// Postgres, if not empty, is a connection string of PostgreSQL (a URL, or key=value pairs), and Path is not used.
+	Postgres string
+	Key      []byte // the sealing key, KeySize octets
+	Domain   string // the provider domain; a database belongs to one
+	// Restored says that the database is a copy from earlier, which Open mostly finds out by itself: by the number of commits,
+	// which stands in the lock file, too; on PostgreSQL by the server's identity and timeline and the database's number.
+	// Group states in it must not be used any more, since their keys may have been.
 	Restored bool
 }
 
 // Store is an open database. Safe for concurrent use.
 type Store struct {
+	o      Options
 	sealer *Sealer
 	read   *sql.DB
 	write  *sql.DB
 	conn   *sql.Conn
-	lock   *os.File
+	lock   *os.File // nil on PostgreSQL
 	nodeID string
 	incarn []byte
 
@@ -80,12 +86,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockFile(o.Path + ".lock")
-	if err != nil {
-		return nil, err
+	s := &Store{o: o, sealer: sealer, work: make(chan *job, MaxBatch), quit: make(chan struct{}), done: make(chan struct{})}
+	if s.postgres() {
+		err = s.openPostgres(ctx)
+	} else {
+		err = s.openSQLite(ctx)
 	}
-	s := &Store{sealer: sealer, lock: lock, work: make(chan *job, MaxBatch), quit: make(chan struct{}), done: make(chan struct{})}
-	if err := s.open(ctx, o); err != nil {
+	if err != nil {
 		s.closeFiles()
 		return nil, err
 	}
@@ -105,7 +112,13 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-func (s *Store) open(ctx context.Context, o Options) error {
+func (s *Store) postgres() bool { return s.o.Postgres != "" }
+
+func (s *Store) openSQLite(ctx context.Context) (err error) {
+	o := &s.o
+	if s.lock, err = lockFile(o.Path + ".lock"); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(o.Path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -132,6 +145,60 @@ func (s *Store) open(ctx context.Context, o Options) error {
 	return nil
 }
 
+func (s *Store) openPostgres(ctx context.Context) error {
+	c, err := parsePostgres(s.o.Postgres, "")
+	if err != nil {
+		return err
+	}
+	s.write, s.read = postgresDB(c), postgresDB(c)
+	s.write.SetMaxOpenConns(1)
+	s.read.SetMaxOpenConns(8)
+	s.read.SetMaxIdleConns(8)
+	s.restored = s.o.Restored
+	if s.conn, err = s.write.Conn(ctx); err != nil {
+		return fmt.Errorf("store: open the PostgreSQL database: %w", err)
+	}
+	var alone bool
+	if err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT pg_try_advisory_lock(%d)`, schemaLock+1)).Scan(&alone); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if !alone {
+		return errors.New("store: another mimibridge uses this PostgreSQL database; stop it first")
+	}
+	return s.migrate(ctx, s.o.Domain)
+}
+
+// AdapterDB opens a database of its own for an adapter: a SQLite file beside this one, or a PostgreSQL schema. It takes
+// the same SQL as the store (see doc.go). The caller closes it.
+func (s *Store) AdapterDB(ctx context.Context, name string) (*sql.DB, error) {
+	if !adapterName.MatchString(name) {
+		return nil, fmt.Errorf("store: %q is no name for an adapter's database", name)
+	}
+	if s.postgres() {
+		return postgresSchema(ctx, s.o.Postgres, "adapter_"+name)
+	}
+	file := AdapterFile(s.o.Path, name)
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	f.Close()
+	db, err := sql.Open("sqlite", dsn(file, "journal_mode(WAL)", "synchronous(FULL)")+"&_txlock=immediate")
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if err := db.PingContext(ctx); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("store: open %s: %w", file, err)
+	}
+	return db, nil
+}
+
+// AdapterFile is where an adapter's database lies if the provider's is the SQLite file at path.
+func AdapterFile(path, name string) string {
+	return strings.TrimSuffix(path, filepath.Ext(path)) + "-" + name + ".db"
+}
+
 func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 	tx, err := s.conn.BeginTx(ctx, nil)
 	if err != nil {
@@ -140,7 +207,14 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 	defer tx.Rollback()
 	version := 0
 	var n int
-	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master WHERE name='meta'`).Scan(&n); err != nil {
+	there := `SELECT count(*) FROM sqlite_master WHERE name='meta'`
+	if s.postgres() {
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`SELECT pg_advisory_xact_lock(%d)`, schemaLock)); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		there = `SELECT count(*) FROM pg_tables WHERE schemaname=current_schema() AND tablename='meta'`
+	}
+	if err := tx.QueryRowContext(ctx, there).Scan(&n); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	get := func(key string) (string, error) {
@@ -208,6 +282,9 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 		return fmt.Errorf("store: %w", err)
 	}
 	s.incarn = []byte(inc)
+	if s.postgres() {
+		s.nodeID = hex.EncodeToString(randomBytes(8))
+	}
 	if err := s.compare(ctx, tx, n == 0); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -223,6 +300,9 @@ const eventGap = 1 << 20
 // compare holds the number of commits in the database against that beside it. If the database is behind, it is a copy from
 // earlier: it becomes another incarnation, and its group states are lost on purpose.
 func (s *Store) compare(ctx context.Context, tx *sql.Tx, fresh bool) error {
+	if s.postgres() {
+		return s.comparePlace(ctx, tx, fresh)
+	}
 	var b []byte
 	switch err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key='commits'`).Scan(&b); {
 	case errors.Is(err, sql.ErrNoRows):
@@ -244,15 +324,42 @@ func (s *Store) compare(ctx context.Context, tx *sql.Tx, fresh bool) error {
 		s.restored = false
 		return nil
 	}
-	s.incarn = randomBytes(16)
 	binary.BigEndian.PutUint64(beside[:], s.commits)
+	if _, err := tx.ExecContext(ctx, `UPDATE meta SET value=? WHERE key='commits'`, beside[:]); err != nil {
+		return err
+	}
+	return s.reincarnate(ctx, tx)
+}
+
+// comparePlace is compare on PostgreSQL, where several nodes commit.
+func (s *Store) comparePlace(ctx context.Context, tx *sql.Tx, fresh bool) error {
+	now, err := place(ctx, tx)
+	if err != nil {
+		return err
+	}
+	var was []byte
+	if err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE key='place'`).Scan(&was); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES ('place', ?) ON CONFLICT (key) DO UPDATE SET value=excluded.value`, []byte(now)); err != nil {
+		return err
+	}
+	s.restored = !fresh && (s.restored || string(was) != now)
+	if !s.restored {
+		return nil
+	}
+	return s.reincarnate(ctx, tx)
+}
+
+// reincarnate makes the database another incarnation: what is known of the groups cannot be used again.
+func (s *Store) reincarnate(ctx context.Context, tx *sql.Tx) error {
+	s.incarn = randomBytes(16)
 	for _, q := range []struct {
 		query string
 		args  []any
 	}{
 		{`UPDATE meta SET value=? WHERE key='incarnation'`, []any{s.incarn}},
-		{`UPDATE meta SET value=? WHERE key='commits'`, []any{beside[:]}},
-		{`UPDATE room SET incarnation=?`, []any{s.incarn}},
+		{`UPDATE room SET incarnation=?, fence=fence+1`, []any{s.incarn}},
 		{`UPDATE client_room SET state=NULL, last_event=last_event+?`, []any{eventGap}},
 		{`DELETE FROM client_ratchet`, nil},
 		{`DELETE FROM client_pending`, nil},
@@ -286,14 +393,18 @@ func (s *Store) closeFiles() {
 		s.read.Close()
 	}
 	if s.conn != nil {
-		// All of it into the one file, for those who copy it while nothing runs.
-		s.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
+		if !s.postgres() {
+			// All of it into the one file, for those who copy it while nothing runs.
+			s.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
+		}
 		s.conn.Close()
 	}
 	if s.write != nil {
 		s.write.Close()
 	}
-	s.lock.Close()
+	if s.lock != nil {
+		s.lock.Close()
+	}
 }
 
 // Update runs fn in a transaction and returns nil once what it wrote is on disk. If fn returns an error or
@@ -374,16 +485,8 @@ func (s *Store) run(tx *Tx, batch []*job) {
 		for _, j := range batch {
 			j.err = tx.attempt(j.fn)
 		}
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], s.commits+1)
-		if err = tx.do(`UPDATE meta SET value=? WHERE key='commits'`, n[:]); err == nil {
-			err = tx.exec0("COMMIT")
-		}
-		if err != nil {
+		if err = tx.commit(); err != nil {
 			tx.exec0("ROLLBACK")
-		} else {
-			s.commits++
-			s.lock.WriteAt(n[:], 0) // after the commit: it must never be ahead of what is on disk
 		}
 	}
 	for _, j := range batch {
@@ -394,7 +497,42 @@ func (s *Store) run(tx *Tx, batch []*job) {
 	}
 }
 
-func (tx *Tx) begin() error { return tx.exec0("BEGIN IMMEDIATE") }
+func (tx *Tx) begin() error {
+	if !tx.s.postgres() {
+		return tx.exec0("BEGIN IMMEDIATE")
+	}
+	if tx.exec0("BEGIN") == nil {
+		return nil
+	}
+	// The connection may be gone: the server was restarted. What was under way then has failed.
+	clear(tx.stmts)
+	tx.conn.Raw(func(any) error { return driver.ErrBadConn })
+	tx.conn.Close()
+	conn, err := tx.s.write.Conn(tx.ctx)
+	if err != nil {
+		return err
+	}
+	tx.conn, tx.s.conn = conn, conn
+	return tx.exec0("BEGIN")
+}
+
+func (tx *Tx) commit() error {
+	if tx.s.postgres() {
+		return tx.exec0("COMMIT")
+	}
+	s := tx.s
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], s.commits+1)
+	if err := tx.do(`UPDATE meta SET value=? WHERE key='commits'`, n[:]); err != nil {
+		return err
+	}
+	if err := tx.exec0("COMMIT"); err != nil {
+		return err
+	}
+	s.commits++
+	s.lock.WriteAt(n[:], 0) // after the commit: it must never be ahead of what is on disk
+	return nil
+}
 
 func (tx *Tx) exec0(q string) error {
 	_, err := tx.conn.ExecContext(tx.ctx, q)
@@ -409,10 +547,14 @@ func (tx *Tx) attempt(fn func(*Tx) error) (err error) {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("store: panic in a transaction: %v", p)
 		}
-		if err != nil {
-			if e := tx.exec0("ROLLBACK TO one"); e != nil {
-				err = errors.Join(err, e)
+		if err == nil {
+			if err = tx.exec0("RELEASE one"); err == nil {
+				return
 			}
+			err = fmt.Errorf("store: %w", err) // fn has passed over a statement that failed
+		}
+		if e := tx.exec0("ROLLBACK TO one"); e != nil {
+			err = errors.Join(err, e)
 		}
 		if e := tx.exec0("RELEASE one"); e != nil {
 			err = errors.Join(err, e)
@@ -437,7 +579,11 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 	tx := &Tx{s: s, ctx: ctx, conn: conn}
 	// Also after a BEGIN that ctx interrupted: it may have begun, and the connection goes back to the pool.
 	defer conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
-	if err := tx.exec0("BEGIN"); err != nil {
+	begin := "BEGIN"
+	if s.postgres() {
+		begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	}
+	if err := tx.exec0(begin); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	return fn(tx)

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -12,13 +13,24 @@ import (
 	"testing"
 
 	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 func key(b byte) []byte { return bytes.Repeat([]byte{b}, store.KeySize) }
 
+// options are those for a database at a path: a SQLite file, or a PostgreSQL database if the tests run with one.
+func options(t *testing.T, path string, k byte) store.Options {
+	t.Helper()
+	dsn, err := testnet.PostgresAt(context.Background(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store.Options{Path: path, Postgres: dsn, Key: key(k), Domain: "a.example"}
+}
+
 func openAt(t *testing.T, path string, k byte) *store.Store {
 	t.Helper()
-	s, err := store.Open(context.Background(), store.Options{Path: path, Key: key(k), Domain: "a.example"})
+	s, err := store.Open(context.Background(), options(t, path, k))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,6 +121,18 @@ func TestSurvivesReopening(t *testing.T) {
 		t.Fatalf("after reopening: %+v", open)
 	}
 	s.Close()
+	var sealed []byte
+	if o := options(t, path, 1); o.Postgres != "" {
+		db, err := sql.Open("pgx", o.Postgres)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if err := db.QueryRow("SELECT payload FROM intent").Scan(&sealed); err != nil || len(sealed) == 0 || bytes.Contains(sealed, []byte("secret words")) {
+			t.Errorf("an intent's payload is stored as %x, %v", sealed, err)
+		}
+		return
+	}
 	for _, f := range []string{path, path + "-wal"} {
 		b, err := os.ReadFile(f)
 		if err != nil && !os.IsNotExist(err) {
@@ -138,11 +162,16 @@ func TestRefusesToOpen(t *testing.T) {
 			}
 		})
 	}
-	try("twice", "another mimibridge", store.Options{Path: path, Key: key(1), Domain: "a.example"})
+	o := options(t, path, 1)
+	try("twice", "another mimibridge", o)
 	s.Close()
-	try("with another key", "key file", store.Options{Path: path, Key: key(2), Domain: "a.example"})
-	try("for another domain", "belongs to the provider", store.Options{Path: path, Key: key(1), Domain: "b.example"})
-	try("with a short key", "sealing key", store.Options{Path: path, Key: key(1)[:5], Domain: "a.example"})
+	try("with another key", "key file", options(t, path, 2))
+	other := o
+	other.Domain = "b.example"
+	try("for another domain", "belongs to the provider", other)
+	short := o
+	short.Key = key(1)[:5]
+	try("with a short key", "sealing key", short)
 	openAt(t, path, 1)
 }
 
@@ -376,6 +405,32 @@ func TestCleaning(t *testing.T) {
 	})
 }
 
+// snapshot copies a database that is not open; what it returns puts the copy in its place.
+func snapshot(t *testing.T, path string) (back func()) {
+	t.Helper()
+	ctx := context.Background()
+	if options(t, path, 1).Postgres != "" {
+		copied := path + "-copy"
+		if err := testnet.CopyPostgres(ctx, path, copied); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := testnet.CopyPostgres(ctx, copied, path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRestoredCopy: a copy from earlier is known by the number of commits, or because it is said so; its group states are gone.
 func TestRestoredCopy(t *testing.T) {
 	dir := t.TempDir()
@@ -403,19 +458,14 @@ func TestRestoredCopy(t *testing.T) {
 	}
 	was := s.Incarnation()
 	s.Close()
-	old, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	back := snapshot(t, path)
 	s = openAt(t, path, 1)
 	if s.Restored() || state(s) == nil || !bytes.Equal(s.Incarnation(), was) {
 		t.Error("opened again as it was, it is taken for a copy")
 	}
 	addRoom(t, s)
 	s.Close()
-	if err := os.WriteFile(path, old, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	back()
 	s = openAt(t, path, 1)
 	if !s.Restored() || state(s) != nil || bytes.Equal(s.Incarnation(), was) {
 		t.Error("a copy from earlier is not known as one")
@@ -426,7 +476,9 @@ func TestRestoredCopy(t *testing.T) {
 		t.Error("a copy is taken for one a second time")
 	}
 	s.Close()
-	s, err = store.Open(ctx, store.Options{Path: path, Key: key(1), Domain: "a.example", Restored: true})
+	o := options(t, path, 1)
+	o.Restored = true
+	s, err := store.Open(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,7 @@ func ForDemo() []Need {
 // ForTests are what the tests use. Synapse is not among them: it goes into a Python environment of its own.
 func ForTests() []Need {
 	return append(ForDemo(),
+		Need{Name: "PostgreSQL, a database", Package: "postgresql", Units: []string{"postgresql.service"}, MB: 60, Have: func(context.Context) bool { return testnet.CheckPostgres() == nil }},
 		Need{Name: "Python environments", Package: "python3-venv", MB: 10, Have: module("ensurepip")},
 		Need{Name: "Node.js, for another MLS implementation", Package: "nodejs", MB: 150, Have: program("node")},
 		Need{Name: "npm, which fetches that", Package: "npm", MB: 150, Have: program("npm")},

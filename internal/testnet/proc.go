@@ -32,6 +32,9 @@ type Command struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 
+	// As is the user to run as, for programs that refuse to run as root; nil is this process's.
+	As *syscall.Credential
+
 	// Grace is how long Stop waits between TERM and KILL; zero is 5 s.
 	Grace time.Duration
 }
@@ -73,6 +76,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	// A grandchild that keeps the pipes open must not keep Wait.
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = sysProcAttr()
+	cmd.SysProcAttr.Credential = c.As
 
 	p := &Process{cmd: c, done: make(chan struct{})}
 	started := make(chan error)
