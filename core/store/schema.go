@@ -204,13 +204,116 @@ CREATE TABLE message (
 `,
 	// 2: a whole provider: people, assets, limits.
 	`
--- Counts of what a user or peer did within a time, for limits. window: start of the hour or day, ms.
+-- Counts of what a user or peer did within a time, for limits. began: start of the hour or day, ms.
 CREATE TABLE usage (
-	who    TEXT    NOT NULL,
-	what   TEXT    NOT NULL,
-	window INTEGER NOT NULL,
-	n      INTEGER NOT NULL,
-	PRIMARY KEY (who, what, window)
+	who   TEXT    NOT NULL,
+	what  TEXT    NOT NULL,
+	began INTEGER NOT NULL,
+	n     INTEGER NOT NULL,
+	PRIMARY KEY (who, what, began)
 ) WITHOUT ROWID;
+
+-- How a local user and another stand to each other, for one room or, with '', for all: numbers of adapter.ConsentState.
+-- The row '', '', '' stands for nobody: what is written for users there are not goes there.
+CREATE TABLE consent (
+	local_user   TEXT    NOT NULL,
+	other        TEXT    NOT NULL,
+	room_id      TEXT    NOT NULL,
+	grants       INTEGER NOT NULL,       -- what the local user lets the other do
+	granted      INTEGER NOT NULL,       -- what the other lets the local user do
+	since        INTEGER NOT NULL,
+	asked_until  INTEGER NOT NULL,       -- when the other's open question ends, 0 if there is none
+	asking_until INTEGER NOT NULL,       -- the same of the local user's
+	PRIMARY KEY (local_user, other, room_id)
+) WITHOUT ROWID;
+CREATE INDEX consent_asked ON consent (asked_until) WHERE asked_until > 0;
+CREATE INDEX consent_asking ON consent (asking_until) WHERE asking_until > 0;
+
+-- What other providers have still to be told about consent; of each kind (0 requestConsent, 1 updateConsent) only the last.
+CREATE TABLE consent_out (
+	peer       TEXT    NOT NULL,
+	local_user TEXT    NOT NULL,
+	other      TEXT    NOT NULL,
+	room_id    TEXT    NOT NULL,
+	kind       INTEGER NOT NULL,
+	op         INTEGER NOT NULL,
+	version    INTEGER NOT NULL,
+	created    INTEGER NOT NULL,
+	due        INTEGER NOT NULL,
+	tries      INTEGER NOT NULL,
+	PRIMARY KEY (peer, local_user, other, room_id, kind)
+) WITHOUT ROWID;
+CREATE INDEX consent_out_due ON consent_out (due);
+
+-- Changes of contacts that an adapter has still to show. flags: 1 asked, 2 answered.
+CREATE TABLE consent_event (
+	adapter    TEXT    NOT NULL,
+	local_user TEXT    NOT NULL,
+	other      TEXT    NOT NULL,
+	room_id    TEXT    NOT NULL,
+	flags      INTEGER NOT NULL,
+	version    INTEGER NOT NULL,
+	created    INTEGER NOT NULL,
+	PRIMARY KEY (adapter, local_user, other, room_id)
+) WITHOUT ROWID;
+
+-- Invitations that wait until the other consents. seq: the intent's.
+CREATE TABLE consent_wait (
+	local_user TEXT    NOT NULL,
+	other      TEXT    NOT NULL,
+	room_id    TEXT    NOT NULL,
+	seq        INTEGER NOT NULL,
+	PRIMARY KEY (local_user, other, room_id, seq)
+) WITHOUT ROWID;
+
+-- What a local user has set: consent policy ('' is the provider's) and what others may know of them.
+CREATE TABLE person (
+	local_user TEXT NOT NULL PRIMARY KEY,
+	policy     TEXT NOT NULL,
+	name       TEXT NOT NULL,
+	avatar     TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- The fields by which a local user may be found. folded: value as it is compared.
+CREATE TABLE person_field (
+	local_user TEXT NOT NULL,
+	field      TEXT NOT NULL,
+	value      TEXT NOT NULL,
+	folded     TEXT NOT NULL,
+	PRIMARY KEY (local_user, field)
+) WITHOUT ROWID;
+CREATE INDEX person_field_folded ON person_field (field, folded);
+
+-- What other providers said of their users, for a time. found: 0 if they said nothing.
+CREATE TABLE profile (
+	user_uri TEXT    NOT NULL PRIMARY KEY,
+	found    INTEGER NOT NULL,
+	name     TEXT    NOT NULL,
+	avatar   TEXT    NOT NULL,
+	expires  INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What a local user (owner), or with '' the admin for everybody, does not want to hear of: users, rooms, domains.
+CREATE TABLE block (
+	owner   TEXT    NOT NULL,
+	target  TEXT    NOT NULL,
+	created INTEGER NOT NULL,
+	PRIMARY KEY (owner, target)
+) WITHOUT ROWID;
+
+-- Peers that the admin has allowed (1) or denied (0).
+CREATE TABLE peer_rule (
+	domain  TEXT    NOT NULL PRIMARY KEY,
+	allow   INTEGER NOT NULL,
+	created INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Which local users are in which rooms.
+CREATE TABLE member (
+	local_user TEXT NOT NULL,
+	room_id    TEXT NOT NULL,
+	PRIMARY KEY (local_user, room_id)
+) WITHOUT ROWID;
+CREATE INDEX member_room ON member (room_id);
 `,
 }

@@ -33,6 +33,8 @@ type Options struct {
 	// which stands in the lock file, too; on PostgreSQL by the server's identity and timeline and the database's number.
 	// Group states in it must not be used any more, since their keys may have been.
 	Restored bool
+	// Trace, if not nil, is called with each statement before it runs: for tests that count work. It may be called concurrently.
+	Trace func(query string)
 }
 
 // Store is an open database. Safe for concurrent use.
@@ -608,6 +610,9 @@ func (tx *Tx) stmt(q string) (*sql.Stmt, error) {
 }
 
 func (tx *Tx) exec(q string, args ...any) (int64, error) {
+	if tx.s.o.Trace != nil {
+		tx.s.o.Trace(q)
+	}
 	st, err := tx.stmt(q)
 	if err != nil {
 		return 0, fmt.Errorf("store: %w", err)
@@ -630,6 +635,9 @@ func (tx *Tx) do(q string, args ...any) error {
 
 // one scans the only row of a query; found is false if there is none.
 func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
+	if tx.s.o.Trace != nil {
+		tx.s.o.Trace(q)
+	}
 	var row *sql.Row
 	if tx.stmts == nil {
 		row = tx.conn.QueryRowContext(tx.ctx, q, args...)
@@ -651,6 +659,9 @@ func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
 
 // each calls fn for every row; fn scans it.
 func (tx *Tx) each(fn func(scan func(...any) error) error, q string, args ...any) error {
+	if tx.s.o.Trace != nil {
+		tx.s.o.Trace(q)
+	}
 	rows, err := tx.conn.QueryContext(tx.ctx, q, args...)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
