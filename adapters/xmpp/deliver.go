@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"strings"
-	"unicode/utf8"
+	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
@@ -97,178 +96,189 @@ func (r *room) deliver(ev adapter.Event, f func() ([]*element, error), after fun
 	return d, nil
 }
 
-// outgoing is a message to the occupants of a room.
-type outgoing struct {
-	from     addr
-	id       string
-	origin   string
-	lang     string
-	body     string
-	stanzaID string
-	by       addr
-	occupant *element
-	nick     *element
-}
-
-// stanzas gives the message, in several parts if its text is longer than max octets as written in XML; without
-// to. The ids of the further parts are those of the first with a number.
-func (o outgoing) stanzas(max int) []*element {
-	var out []*element
-	for i, body := range split(o.body, max) {
-		id, sid, origin := o.id, o.stanzaID, o.origin
-		if i > 0 {
-			n := "." + strconv.Itoa(i+1)
-			sid += n
-			if id != "" {
-				id += n
-			}
-			if origin != "" {
-				origin += n
-			}
-		}
-		e := el("", "message", "type", "groupchat", "from", o.from.String(), "id", id)
-		b := textEl("", "body", body)
-		b.set("xml:lang", o.lang)
-		e.add(b)
-		if origin != "" {
-			e.add(el(nsSID, "origin-id", "id", origin))
-		}
-		out = append(out, e.add(el(nsSID, "stanza-id", "id", sid, "by", o.by.String()), o.occupant, o.nick))
-	}
-	return out
-}
-
-// split cuts a text into parts of at most max octets as XML, at a line's or a word's end where there is one in the
-// last quarter of the part.
-func split(s string, max int) []string {
-	var out []string
-	for {
-		size, end, good := 0, len(s), 0
-		for i, r := range s {
-			n := xmlSize(r)
-			if size+n > max {
-				end = i
-				break
-			}
-			size += n
-			if (r == '\n' || r == ' ') && size > max*3/4 && (r == '\n' || good == 0 || s[good-1] != '\n') {
-				good = i + 1
-			}
-		}
-		if end == len(s) {
-			return append(out, s)
-		}
-		if good > 0 {
-			end = good
-		}
-		out = append(out, s[:end])
-		s = s[end:]
-	}
-}
-
-// xmlSize is how many octets a character has in XML.
-func xmlSize(r rune) int {
-	switch r {
-	case '&', '\r':
-		return 5
-	case '<', '>':
-		return 4
-	case '"', '\'':
-		return 6
-	}
-	return utf8.RuneLen(r)
-}
-
-// textOfContent gives what is shown of a message; show is false for what has nothing to be shown as text.
-func textOfContent(c *content.Message) (text, lang string, show bool) {
-	if c == nil {
-		return "", "", false
-	}
-	if text, ok := c.PlainText(); ok {
-		if text == "" {
-			return "", "", false
-		}
-		if c.Body.Cardinality == content.SinglePart {
-			lang, _, _ = strings.Cut(c.Body.Language, ",")
-		}
-		if !isLang(lang) {
-			lang = ""
-		}
-		return text, lang, true
-	}
-	switch c.Body.Disposition {
-	case content.Reaction:
-		return "", "", false
-	}
-	if c.Body.Cardinality == content.NullPart {
-		return "", "", false
-	}
-	return "[a message that this bridge cannot show as text]", "en", true
-}
-
 // showMessage shows a message to every occupant who may see it. Only now is it shown to its sender, too.
 func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, error) {
-	text, lang, ok := textOfContent(ev.Content)
+	if ev.Content == nil {
+		return delivery{}, nil
+	}
 	r, known, err := s.at(ev.Room)
 	defer s.release(r)
 	if err != nil {
 		return delivery{}, err
 	}
-	if own := ev.Origin != nil && ev.Origin.Adapter == Name; own {
-		// First on disk, then in the room: then a repetition by the client is known to be one.
-		if err := s.db.keepSent(ev.Room, ev.Sender, ev.Origin.ID, ev.ID); err != nil {
+	r.mu.Lock()
+	direct, may := r.info.Direct, mayDelete(r.info, ev.Sender)
+	r.mu.Unlock()
+	k, err := s.classify(ctx, ev, may)
+	if err != nil {
+		return delivery{}, err
+	}
+	own := ev.Origin != nil && ev.Origin.Adapter == Name
+	sentAs := ""
+	if own {
+		sentAs = ev.Origin.ID
+	}
+	// First on disk, then in the room: then a repetition by the client is known to be one.
+	if !k.void || own {
+		row := k.row
+		if k.void {
+			row.kind = content.KindEmpty
+		}
+		if err := s.db.keepMessage(ev.Room, row, sentAs); err != nil {
 			return delivery{}, err
 		}
 	}
-	if !ok || !known {
+	if own {
+		defer r.arrived(ev.Origin.ID)
+	}
+	if k.void {
+		s.log.Info().Str("room", ev.Room.String()).Stringer("kind", k.c.Kind).Msg("a message was left out: it changes one that is not known or is of somebody else")
 		return delivery{}, nil
+	}
+	if !known {
+		return delivery{}, nil
+	}
+	if direct {
+		return s.showDirect(ctx, r, k)
+	}
+	if k.c.Kind == content.KindStatus {
+		return s.showStatus(ctx, r, k)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.deliver(ev, func() ([]*element, error) {
-		o := outgoing{
-			id: ev.ID.String(), lang: lang, body: text, stanzaID: ev.ID.String(),
-			by: r.jid, occupant: r.occupantID(ev.Sender),
+	if err := r.fill(); err != nil {
+		return delivery{}, err
+	}
+	var absent []mimiuri.URI
+	d, err := r.deliver(ev, func() ([]*element, error) {
+		list, err := s.render(ctx, k, r.voice(ev.Sender))
+		if err != nil {
+			return nil, err
 		}
-		if m := r.members[ev.Sender]; m != nil {
-			o.from, o.nick = r.jid.with(m.nick), m.nickElement()
-		} else { // has left since
-			row, ok := r.saved[ev.Sender]
-			if !ok {
-				row.nick = defaultNick(ev.Sender, s.domain, func(key string) bool { return r.nicks[key] != nil })
-			}
-			o.from = r.jid.with(row.nick)
-		}
-		if h := readHint(ev.Origin); h.Kind == hintMessage {
-			o.origin = h.Origin
-			if h.ID != "" {
-				o.id = h.ID
-			}
-		}
-		audience := make(map[mimiuri.URI]bool, len(ev.Local))
-		for _, u := range ev.Local {
-			audience[u] = true
-		}
-		shown := shownMessage{id: ev.ID, at: ev.Time, audience: audience, stanzas: o.stanzas(s.cfg.MaxBody)}
+		shown := r.shownAs(k, list)
 		var out []*element
 		if m := r.members[ev.Sender]; m != nil && !m.shown { // speaks in a large room: is shown from now on
 			m.shown = true
 			out = r.toOthers(r.presence(m), m)
 		}
 		for _, se := range r.ordered() {
-			if audience[se.m.user] {
+			if shown.audience[se.m.user] {
 				for _, e := range shown.stanzas {
 					out = append(out, e.with(se.full))
 				}
 			}
 		}
-		r.remember(shown)
-		return out, nil
+		r.remember(k, shown)
+		absent = r.absent(k, shown.audience)
+		more, err := r.mentionNotices(ctx, k, shown, absent)
+		return append(out, more...), err
 	}, nil)
+	return d, err
 }
 
-// remember puts a message into the history, once. r.mu is held.
-func (r *room) remember(m shownMessage) {
+// voice is who speaks in the room. r.mu is held, also while the voice is used.
+func (r *room) voice(sender mimiuri.URI) *voice {
+	v := &voice{typ: "groupchat", by: r.jid, occupant: r.occupantID(sender), nickOf: func(u mimiuri.URI) (string, addr, bool) {
+		if m := r.members[u]; m != nil {
+			return m.nick, r.jid.with(m.nick), true
+		}
+		if row, ok := r.saved[u]; ok {
+			return row.nick, r.jid.with(row.nick), true
+		}
+		return "", addr{}, false
+	}}
+	if m := r.members[sender]; m != nil {
+		v.from, v.nick, v.name = r.jid.with(m.nick), m.nickElement(), m.nick
+		return v
+	}
+	row, ok := r.saved[sender] // has left since
+	if !ok {
+		row.nick = defaultNick(sender, r.s.domain, func(key string) bool { return r.nicks[key] != nil })
+	}
+	v.from, v.name = r.jid.with(row.nick), row.nick
+	return v
+}
+
+// renderEvent shows an event of before. r.mu is held.
+func (r *room) renderEvent(ctx context.Context, ev adapter.Event) ([]*element, error) {
+	if ev.Content == nil || expired(ev, time.Now()) {
+		return nil, nil
+	}
+	k, err := r.s.classify(ctx, ev, mayDelete(r.info, ev.Sender))
+	if err != nil {
+		return nil, err
+	}
+	if k.c.Kind == content.KindStatus {
+		return nil, nil
+	}
+	return r.s.render(ctx, k, r.voice(ev.Sender))
+}
+
+func (r *room) shownAs(k *classified, list []*element) shownMessage {
+	audience := make(map[mimiuri.URI]bool, len(k.ev.Local))
+	for _, u := range k.ev.Local {
+		audience[u] = true
+	}
+	m := shownMessage{id: k.ev.ID, at: k.ev.Time, audience: audience, stanzas: list}
+	if e := k.ev.Content.Expires; e != nil {
+		if e.Relative {
+			m.expires = k.ev.Time.Add(time.Duration(e.Time) * time.Second)
+		} else {
+			m.expires = time.Unix(int64(e.Time), 0)
+		}
+	}
+	return m
+}
+
+// fill reads the past of a room once: from the provider, which keeps it sealed. r.mu is held.
+func (r *room) fill() error {
+	if r.filled {
+		return nil
+	}
+	ctx, cancel := r.s.timeout()
+	defer cancel()
+	rows, err := r.s.db.recent(ctx, r.uri, maxHistory)
+	if err != nil {
+		return err
+	}
+	var seqs []uint64
+	for _, m := range rows {
+		seqs = append(seqs, m.seq)
+	}
+	events, err := r.s.host.History(ctx, r.uri, seqs)
+	if err != nil {
+		return err
+	}
+	r.history = r.history[:0]
+	for _, ev := range events {
+		if ev.Content == nil {
+			continue
+		}
+		k, err := r.s.classify(ctx, ev, mayDelete(r.info, ev.Sender))
+		if err != nil {
+			return err
+		}
+		list, err := r.renderEvent(ctx, ev)
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
+			r.remember(k, r.shownAs(k, list))
+		}
+	}
+	r.filled = true
+	return nil
+}
+
+// remember puts a message into the history, once, and takes what it retracts out. r.mu is held.
+func (r *room) remember(k *classified, m shownMessage) {
+	if k.c.Kind == content.KindDelete && k.target != nil {
+		for i := range r.history {
+			if r.history[i].id == k.target.mimi {
+				r.history[i].gone = true
+			}
+		}
+	}
 	for _, old := range r.history {
 		if old.id == m.id {
 			return
@@ -278,6 +288,38 @@ func (r *room) remember(m shownMessage) {
 		r.history = append(r.history[:0], r.history[len(r.history)-maxHistory+1:]...)
 	}
 	r.history = append(r.history, m)
+}
+
+// absent lists the local users whom a message mentions and who are not in the room. r.mu is held.
+func (r *room) absent(k *classified, audience map[mimiuri.URI]bool) (out []mimiuri.URI) {
+	if k.c.Kind != content.KindMessage {
+		return nil
+	}
+	for _, u := range k.c.Mentions {
+		m := r.members[u]
+		if m != nil && audience[u] && len(m.sessions) == 0 && u.Domain == r.s.domain && u != k.ev.Sender {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+// mentionNotices carry a mention to the bare JID of whoever is not in the room (XEP-0452). r.mu is held.
+func (r *room) mentionNotices(ctx context.Context, k *classified, m shownMessage, to []mimiuri.URI) (out []*element, err error) {
+	for _, u := range to {
+		off, err := r.s.db.setting(ctx, u, settingMentions)
+		if err != nil {
+			return nil, err
+		}
+		if off == "off" || len(m.stanzas) == 0 {
+			continue
+		}
+		inner := m.stanzas[0].with(r.jid.String())
+		out = append(out, el("", "message", "id", eventID("mention-"+shortHash(u.String()), k.ev), "from", r.jid.String(), "to", r.s.userJID(u).String()).add(
+			el(nsMentions, "mentions").add(el(nsForward, "forwarded").add(
+				el(nsDelay, "delay", "stamp", stamp(m.at)), inner.inClient()))))
+	}
+	return out, nil
 }
 
 // showChange shows who has come or gone, and a new name or subject.
@@ -325,7 +367,7 @@ func (r *room) joined(ev adapter.Event, before bool) (out []*element, err error)
 	if before { // known from the room's state already, and shown then, if there was a stream
 		out = r.toOthers(r.presence(m), m)
 	}
-	if ev.User.Domain != r.s.domain {
+	if ev.User.Domain != r.s.domain || r.info.Direct {
 		return out, nil
 	}
 	if h := readHint(ev.Origin); h.Kind == hintJoin {
@@ -468,6 +510,11 @@ func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery
 		d.user, err = s.toUser.send(s.chatLine(h, "That was not done: "+fault.Public(why)))
 	case hintCommand:
 		s.settle(ev)
+	case hintMessage:
+		r := s.room(ev.Room)
+		defer s.release(r)
+		defer r.arrived(ev.Origin.ID)
+		fallthrough
 	default:
 		from, st, sent := s.roomJID(ev.Room), s.toRoom, &d.room
 		if a, err := parseAddr(h.To); err == nil && a.domain == s.users {

@@ -36,6 +36,36 @@ const (
 	nsRSM       = "http://jabber.org/protocol/rsm"      // XEP-0059
 	nsOMEMO     = "eu.siacs.conversations.axolotl"      // XEP-0384
 	nsOMEMO2    = "urn:xmpp:omemo:2"
+	nsEME       = "urn:xmpp:eme:0"                        // XEP-0380
+	nsPGP       = "jabber:x:encrypted"                    // XEP-0027
+	nsOX        = "urn:xmpp:openpgp:0"                    // XEP-0373
+	nsStyling   = "urn:xmpp:styling:0"                    // XEP-0393
+	nsReply     = "urn:xmpp:reply:0"                      // XEP-0461
+	nsFallback  = "urn:xmpp:fallback:0"                   // XEP-0428
+	nsReactions = "urn:xmpp:reactions:0"                  // XEP-0444
+	nsCorrect   = "urn:xmpp:message-correct:0"            // XEP-0308
+	nsRetract   = "urn:xmpp:message-retract:1"            // XEP-0424
+	nsRetract0  = "urn:xmpp:message-retract:0"            // its first form, which many clients still have
+	nsFasten    = "urn:xmpp:fasten:0"                     // XEP-0422, for the first forms
+	nsModerate  = "urn:xmpp:message-moderate:1"           // XEP-0425
+	nsModerate0 = "urn:xmpp:message-moderate:0"           // its first form
+	nsReference = "urn:xmpp:reference:0"                  // XEP-0372
+	nsEphemeral = "urn:xmpp:ephemeral:0"                  // XEP-0466
+	nsReceipts  = "urn:xmpp:receipts"                     // XEP-0184
+	nsMarkers   = "urn:xmpp:chat-markers:0"               // XEP-0333
+	nsStates    = "http://jabber.org/protocol/chatstates" // XEP-0085
+	nsGeoloc    = "http://jabber.org/protocol/geoloc"     // XEP-0080
+	nsMentions  = "urn:xmpp:mmn:0"                        // XEP-0452
+	nsForward   = "urn:xmpp:forward:0"                    // XEP-0297
+	nsOOB       = "jabber:x:oob"                          // XEP-0066
+	nsSFS       = "urn:xmpp:sfs:0"                        // XEP-0447
+	nsESFS      = "urn:xmpp:esfs:0"                       // XEP-0448
+	nsFile      = "urn:xmpp:file:metadata:0"              // XEP-0446
+	nsURLData   = "http://jabber.org/protocol/url-data"   // XEP-0103
+	nsHashes    = "urn:xmpp:hashes:2"                     // XEP-0300
+	nsSIMS      = "urn:xmpp:sims:1"                       // XEP-0385
+	nsJingleFT  = "urn:xmpp:jingle:apps:file-transfer:5"
+	nsSticker   = "urn:xmpp:stickers:0" // XEP-0449
 )
 
 // element is an XML element as it travels in a stanza. Space is the namespace; "" is the stanza's own, which
@@ -266,4 +296,23 @@ func startElement(s xml.StartElement) *element {
 // isXMLLang reports whether a decoded attribute name is xml:lang.
 func isXMLLang(n xml.Name) bool {
 	return n.Local == "lang" && (n.Space == "xml" || n.Space == "http://www.w3.org/XML/1998/namespace")
+}
+
+// inClient is the element for use within another: what stands in the stanza's own namespace on a component's stream would be
+// in none that clients know there.
+func (e *element) inClient() *element {
+	c := *e
+	if c.Space == "" {
+		c.Space = nsClient
+	}
+	c.Kids = make([]*element, len(e.Kids))
+	for i, k := range e.Kids {
+		c.Kids[i] = k
+		if k.Space == "" {
+			d := *k
+			d.Space = nsClient
+			c.Kids[i] = &d
+		}
+	}
+	return &c
 }

@@ -175,7 +175,7 @@ func (s *service) userMessage(in *packet) {
 func (s *service) userMessageIn(in *packet) error {
 	body, _ := bodyOf(in)
 	x := find(in.kids, nsDirect, "x")
-	if x == nil && body == "" {
+	if x == nil && body == "" && in.to.local == "" {
 		return nil // typing, receipts and the like; an invitation of another room, too
 	}
 	user, err := s.sender(in)
@@ -199,7 +199,8 @@ func (s *service) userMessageIn(in *packet) error {
 		}
 		return s.invite(in, hintInvite, user, u, in.to.bare(), "direct")
 	case in.to.local != "":
-		return errUnsupported("Messages to one person elsewhere are not carried over. Invite them to a room at " + s.rooms + ".")
+		other, _ := s.contact(in.to.local)
+		return s.directMessage(in, user, other)
 	case body == "":
 		return nil
 	}

@@ -175,7 +175,7 @@ func TestInvitations(t *testing.T) {
 		})
 	}
 	for _, c := range []struct{ clause, to, stanza, condition string }{
-		{"message to a contact", juliet, "<body>hi</body>", "feature-not-implemented"},
+		{"message to a contact, encrypted by the client", juliet, "<body>hi</body><openpgp xmlns='urn:xmpp:openpgp:0'/>", "not-acceptable"},
 		{"message to nobody", "juliet@" + testUsers, "<body>hi</body>", "item-not-found"},
 		{"own user at the gateway", "romeo%xmpp.example@" + testUsers, "<body>hi</body>", "item-not-found"},
 		{"invitation to another service's room", juliet, "<x xmlns='jabber:x:conference' jid='a@muc.xmpp.example'/>", "not-acceptable"},

@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"context"
 	"crypto/rand"
 	"database/sql"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // routeRooms says what is handled at the rooms domain.
@@ -27,6 +29,8 @@ func (s *service) routeRooms() {
 	iq(nsMUCOwner, s.roomOwner)
 	iq(nsMUCAdmin, s.roomAdmin)
 	iq(nsRegister, s.roomRegister)
+	iq(nsModerate, s.roomModerate)
+	iq(nsFasten, s.roomModerate)
 	iq(nsCommands, s.command)
 	iq(nsVersion, s.version)
 	s.routeRest(rt, st)
@@ -272,7 +276,12 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 		codes = append(codes, "210")
 	}
 	out = append(out, r.presence(m, codes...).with(to).set("id", req.id))
-	out = append(out, r.past(m.user, to, req.history)...)
+	past, err := r.past(m.user, to, req.history)
+	if err != nil {
+		// Entering is more than what was said before; the archive has it.
+		r.s.log.Warn().Err(err).Msg("a room's past could not be read")
+	}
+	out = append(out, past...)
 	return append(out, r.subjectMessage().with(to)), nil
 }
 
@@ -379,14 +388,17 @@ func readHistory(e *element) historyRequest {
 	return h
 }
 
-// past gives the messages of before that a joiner may see and wants: those they were a participant for.
-// r.mu is held.
-func (r *room) past(user mimiuri.URI, to string, h historyRequest) []*element {
+// past gives the messages of before that a joiner may see and wants: those they were a participant for, or all that the
+// room's history policy gives. r.mu is held.
+func (r *room) past(user mimiuri.URI, to string, h historyRequest) ([]*element, error) {
+	if err := r.fill(); err != nil {
+		return nil, err
+	}
 	var out []*element
-	count := 0
+	count, now := 0, time.Now()
 	for i := len(r.history) - 1; i >= 0; i-- {
 		msg := r.history[i]
-		if !msg.audience[user] {
+		if !msg.audience[user] && !r.info.History || msg.gone || !msg.expires.IsZero() && now.After(msg.expires) {
 			continue
 		}
 		if h.max >= 0 && count >= h.max || msg.at.Before(h.since) {
@@ -395,9 +407,7 @@ func (r *room) past(user mimiuri.URI, to string, h historyRequest) []*element {
 		var list []*element
 		size := 0
 		for _, e := range msg.stanzas {
-			c := e.with(to)
-			c.Kids = append(append([]*element(nil), e.Kids...),
-				el(nsDelay, "delay", "from", r.jid.String(), "stamp", msg.at.UTC().Format("2006-01-02T15:04:05.000Z")))
+			c := delayed(e, r.jid, msg.at).with(to)
 			size += len(c.String())
 			list = append(list, c)
 		}
@@ -409,7 +419,7 @@ func (r *room) past(user mimiuri.URI, to string, h historyRequest) []*element {
 		count++
 		out = append(list, out...)
 	}
-	return out
+	return out, nil
 }
 
 // roomMessage handles messages at the rooms domain.
@@ -453,16 +463,17 @@ func (s *service) roomMessageIn(in *packet) error {
 		return s.groupchat(in, user, u)
 	case in.typ == "groupchat":
 		return errBadRequest("Messages to a room go to the room's own address.")
-	case find(in.kids, "", "body") == nil:
-		return nil // typing, receipts and the like
 	case in.to.resource != "":
-		return errUnsupported("Private messages within a room are not carried over to MIMI.")
+		return s.privateMessage(in, user, u)
+	case find(in.kids, "", "body") == nil:
+		return nil // receipts and the like
 	}
 	return errNotAcceptable("A room takes messages of type groupchat from those who have joined it.")
 }
 
 // groupchat takes in a message to the room. It is shown to nobody, its sender included, before the room's hub
-// has accepted it: then it comes back as an event, and its place in the room is known.
+// has accepted it: then it comes back as an event, and its place in the room is known. Typing is shown at once, within this
+// provider only.
 func (s *service) groupchat(in *packet, user mimiuri.URI, u mimiuri.URI) error {
 	r, _, err := s.at(u)
 	defer s.release(r)
@@ -472,83 +483,173 @@ func (s *service) groupchat(in *packet, user mimiuri.URI, u mimiuri.URI) error {
 	r.mu.Lock()
 	se := r.sessions[in.from.String()]
 	send := se != nil && se.m.role.Send
+	direct := r.info.Direct
 	r.mu.Unlock()
-	if se == nil {
+	switch {
+	case se == nil:
 		return errNotIn
+	case direct:
+		return errDirectRoom
 	}
-	body, lang := bodyOf(in)
-	if body == "" {
-		if find(in.kids, "", "subject") != nil {
-			return errForbidden("The subject of this room cannot be changed from here.")
-		}
-		return nil // typing, markers and the like
+	if find(in.kids, "", "subject") != nil && find(in.kids, "", "body") == nil && find(in.kids, "", "thread") == nil {
+		return s.setSubject(in, r, user)
 	}
-	if find(in.kids, nsOMEMO, "encrypted") != nil || find(in.kids, nsOMEMO2, "encrypted") != nil {
-		return errNotAcceptable("This message is encrypted by your client, and the bridge cannot read it. The room is encrypted by the bridge; switch encryption off in your client for this room.")
+	if state := stateOf(in.kids); state != nil && find(in.kids, "", "body") == nil {
+		return s.typing(r, se, state)
 	}
-	if !send {
-		return errForbidden("You may not send messages in this room.")
-	}
-	origin := ""
-	if o := find(in.kids, nsSID, "origin-id"); o != nil {
-		origin = o.attr("id")
-	}
-	if len(in.id) > maxStanzaID || len(origin) > maxStanzaID {
-		return errNotAcceptable("The id of the message is too long.")
-	}
-	h, ok := hint{Kind: hintMessage, JID: in.from.String(), ID: in.id, Origin: origin}.encode()
-	if !ok { // then it is only not known which resource to tell of a refusal
-		if h, ok = (hint{Kind: hintMessage, ID: in.id, Origin: origin}).encode(); !ok {
-			return errNotAcceptable("The id of the message is too long.")
-		}
-	}
-	id := messageOrigin(in, origin, body)
-
-	// Sent again although it was shown: the sender has missed that, the others have not.
-	ctx, cancel := s.timeout()
-	defer cancel()
-	mimi, at, known, err := s.db.sent(ctx, u, user, id)
-	if err != nil {
-		return err
-	}
-	if known {
+	return s.take(in, talk{room: u, user: user, r: r}, send, func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.sessions[in.from.String()] != se {
 			return errNotIn
 		}
-		m := outgoing{
-			from: r.jid.with(se.m.nick), id: in.id, origin: origin, lang: lang, body: body,
-			stanzaID: mimi.String(), by: r.jid, occupant: r.occupantID(user),
-		}
-		var again []*element
-		for _, e := range m.stanzas(s.cfg.MaxBody) {
-			e.add(el(nsDelay, "delay", "from", r.jid.String(), "stamp", at.UTC().Format("2006-01-02T15:04:05.000Z")))
-			again = append(again, e.with(in.from.String()))
-		}
-		return r.send(again...)
-	}
+		return nil
+	})
+}
 
-	c := content.Text(body)
-	c.Body.Language = lang
+// take hands in a message, or shows one again that was shown before: the sender has missed that, the others have not.
+func (s *service) take(in *packet, t talk, send bool, still func() error) error {
+	to := ""
+	if t.direct {
+		to = in.to.String()
+	}
+	origin, h, err := messageNames(in, to)
+	if err != nil {
+		return err
+	}
+	id := messageOrigin(in, origin)
+	ctx, cancel := s.timeout()
+	defer cancel()
+	mimi, at, known, err := s.db.sent(ctx, t.room, t.user, id)
+	if err != nil {
+		return err
+	}
+	if known {
+		if t.direct {
+			return nil
+		}
+		return s.showAgain(ctx, t, in.from, mimi, at, still)
+	}
+	c, err := s.compose(ctx, in, t)
+	if err == errLaterMessage {
+		return t.r.later(func() {
+			if err := s.take(in, t, send, still); err != nil {
+				s.refuse(in, err)
+			}
+		})
+	}
+	if err != nil || c == nil {
+		return err
+	}
+	if !send {
+		return errVoice
+	}
 	if in.id != "" {
 		c.SetExternalMessageID([]byte(in.id), s.local)
 	}
-	return s.intake(adapter.Intent{Kind: adapter.SendMessage, Room: u, Actor: user, OriginID: id, Content: c, Hint: h})
+	names := []string{in.id, origin}
+	if k := c.Classify(); k.Kind == content.KindReaction || k.Kind == content.KindReact || k.Kind == content.KindUnlike {
+		names = append(names, reactionKey(*c.InReplyTo))
+	}
+	t.r.underWay(t.user, id, names)
+	if err := s.intake(adapter.Intent{Kind: adapter.SendMessage, Room: t.room, Actor: t.user, OriginID: id, Content: c, Hint: h}); err != nil {
+		t.r.arrived(id)
+		return err
+	}
+	return nil
 }
 
-// messageOrigin names a message by its bare JID and its origin-id (XEP-0359). Not all clients make one, and the
-// plain ids of some begin anew with each session: then the text is part of the name. A message without
-// any id cannot be recognised when it is sent again.
-func messageOrigin(in *packet, origin, body string) string {
-	switch {
-	case origin != "":
-		return originID(in.from, "o", origin)
-	case in.id != "":
-		return originID(in.from, "i", in.id, shortHash(body))
+// showAgain shows a message of before to one resource.
+func (s *service) showAgain(ctx context.Context, t talk, to addr, mimi content.MessageID, at time.Time, still func() error) error {
+	m, err := s.db.message(ctx, t.room, mimi)
+	if err != nil || m == nil || m.body == bodyGone {
+		return err
 	}
-	return originID(in.from, "r", rand.Text())
+	ev, ok, err := s.event(ctx, t.room, int64(m.seq))
+	if err != nil || !ok {
+		return err
+	}
+	t.r.mu.Lock()
+	list, err := t.r.renderEvent(ctx, ev)
+	t.r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := still(); err != nil {
+		return err
+	}
+	for i, e := range list {
+		list[i] = delayed(e, t.r.jid, at).with(to.String())
+	}
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	return t.r.send(list...)
 }
+
+// delayed is a stanza with the time it is from (XEP-0203).
+func delayed(e *element, by addr, at time.Time) *element {
+	c := *e
+	c.Kids = append(append([]*element(nil), e.Kids...), el(nsDelay, "delay", "from", by.String(), "stamp", stamp(at)))
+	return &c
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// setSubject changes the room's subject (XEP-0045 section 8.1). That it has changed comes as an event.
+func (s *service) setSubject(in *packet, r *room, user mimiuri.URI) error {
+	subject := textOf(in.kids, "subject")
+	if len(subject) > maxSubject {
+		return errSubjectLong
+	}
+	r.mu.Lock()
+	may := can(r.info, user, policy.CanChangeRoomSubject)
+	r.mu.Unlock()
+	if !may {
+		return errSubject
+	}
+	origin, h, err := messageNames(in, "")
+	if err != nil {
+		return err
+	}
+	return s.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: r.uri, Actor: user, OriginID: messageOrigin(in, origin), Hint: h,
+		Metadata: &adapter.MetadataChange{Subject: &subject}})
+}
+
+// maxSubject is the longest subject in octets.
+const maxSubject = 2048
+
+// stateOf gives a chat state (XEP-0085).
+func stateOf(kids []*element) *element {
+	for _, k := range kids {
+		if k.Space == nsStates {
+			switch k.Local {
+			case "active", "composing", "paused", "inactive", "gone":
+				return k
+			}
+		}
+	}
+	return nil
+}
+
+// typing shows a chat state to the other local occupants; it is kept nowhere.
+func (s *service) typing(r *room, se *session, state *element) error {
+	ctx, cancel := s.timeout()
+	defer cancel()
+	if off, err := s.db.setting(ctx, se.m.user, settingTyping); err != nil || off == "off" {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !se.m.role.Send || len(r.sessions) > maxTyping {
+		return nil
+	}
+	e := el("", "message", "type", "groupchat", "from", r.jid.with(se.m.nick).String()).
+		add(el(nsStates, state.Local), el(nsHints, "no-store"), r.occupantID(se.m.user))
+	return r.send(r.toAll(e)...)
+}
+
+// maxTyping is up to how many occupants are shown who is typing.
+const maxTyping = 100
 
 // bodyOf chooses one of a message's bodies: that in the message's own language, or the first.
 func bodyOf(in *packet) (body, lang string) {

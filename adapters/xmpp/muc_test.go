@@ -438,10 +438,9 @@ func TestNotSent(t *testing.T) {
 	long := strings.Repeat("x", maxStanzaID+1)
 	for _, c := range []struct{ clause, from, stanza, condition string }{
 		{"7.4 not in the room", benvolio, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><body>x</body></message>", "not-acceptable"},
-		{"7.5 private message", romeo, "<message type='chat' id='%[1]s' from='%[2]s' to='%[3]s/juliet'><body>x</body></message>", "feature-not-implemented"},
 		{"groupchat to an occupant", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s/juliet'><body>x</body></message>", "bad-request"},
 		{"chat to the room", romeo, "<message type='chat' id='%[1]s' from='%[2]s' to='%[3]s'><body>x</body></message>", "not-acceptable"},
-		{"8.1 subject", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><subject>x</subject></message>", "forbidden"},
+		{"8.1 a subject that is too long", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><subject>" + strings.Repeat("x", 3000) + "</subject></message>", "not-acceptable"},
 		{"encrypted by the client", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><body>x</body><encrypted xmlns='eu.siacs.conversations.axolotl'/></message>", "not-acceptable"},
 		{"long origin-id", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><body>x</body><origin-id xmlns='urn:xmpp:sid:0' id='" + long + "'/></message>", "not-acceptable"},
 		{"no such room", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='nowhere@" + testRooms + "'><body>x</body></message>", "not-acceptable"},
@@ -450,7 +449,7 @@ func TestNotSent(t *testing.T) {
 		{"to the service", romeo, "<message type='chat' id='%[1]s' from='%[2]s' to='" + testRooms + "'><body>x</body></message>", "service-unavailable"},
 		{"too large", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><body>" + strings.Repeat("x", 600_000) + "</body></message>", "not-acceptable"},
 		{"nested too deep", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><body>x</body>" + strings.Repeat("<a>", 50) + strings.Repeat("</a>", 50) + "</message>", "not-acceptable"},
-		{"typing", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>", ""},
+		{"receipts", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><received xmlns='urn:xmpp:receipts' id='x'/></message>", ""},
 		{"empty body", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><body/></message>", ""},
 		{"body of another namespace only", romeo, "<message type='groupchat' id='%[1]s' from='%[2]s' to='%[3]s'><x xmlns='foo'><body>SPOOFED</body></x><fallback xmlns='urn:xmpp:fallback:0'><body/></fallback></message>", ""},
 		{"an error is not answered", romeo, "<message type='error' id='%[1]s' from='%[2]s' to='nowhere@" + testRooms + "'><body>x</body></message>", ""},

@@ -199,6 +199,24 @@ func (s *service) roomRegister(in *packet, q *element) (*element, error) {
 	return nil, r.send(out...)
 }
 
+// roomModerate is XEP-0425, in its present and its first form: somebody else's message is retracted.
+func (s *service) roomModerate(in *packet, q *element) (*element, error) {
+	user, u, info, _, err := s.inRoom(in)
+	if err != nil {
+		return nil, err
+	}
+	if in.typ != "set" || q.Space == nsModerate && q.child(nsRetract, "retract") == nil || q.Space == nsFasten && q.child(nsModerate0, "moderate") == nil {
+		return nil, errService
+	}
+	ctx, cancel := s.timeout()
+	defer cancel()
+	c, err := s.composeModeration(ctx, q.attr("id"), talk{room: u, user: user}, mayDelete(info, user))
+	if err != nil || c == nil {
+		return nil, err
+	}
+	return nil, s.andAnswer(in, adapter.Intent{Kind: adapter.SendMessage, Room: u, Actor: user, Content: c}, func(bool) *element { return nil })
+}
+
 // answerWait is how long a request waits for its intent to be carried out. After that it is answered as
 // accepted: the provider has it on disk and goes on trying.
 const answerWait = 15 * time.Second

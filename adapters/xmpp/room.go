@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -14,8 +15,8 @@ import (
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
 
-// maxHistory is how many messages a room keeps in memory for those who join. They are not on disk: this database is
-// not sealed.
+// maxHistory is how many messages a room keeps in memory for those who join. They are read from the provider's sealed
+// store when they are needed first.
 const maxHistory = 50
 
 // maxShown is up to how many members all of them are shown as occupants. Of those who come later only the ones who have
@@ -42,7 +43,8 @@ type room struct {
 
 	mu       sync.Mutex
 	loaded   bool
-	gen      uint64 // counts events, to notice one between a question to the provider and its answer
+	gen      uint64       // counts events, to notice one between a question to the provider and its answer
+	info     adapter.Room // as it was applied last
 	name     string
 	subject  string
 	gone     bool
@@ -53,8 +55,11 @@ type room struct {
 	saved    map[mimiuri.URI]nickRow // nicks of people who are no members now
 	joining  map[string]*joining     // by origin id
 	history  []shownMessage
-	last     mark // of what was sent last
-	before   mark // of what was sent last on the stream before that
+	filled   bool             // history has been read
+	onWay    map[string]onWay // own messages that the hub has not accepted yet, by origin id
+	waiting  []func()         // messages that refer to such
+	last     mark             // of what was sent last
+	before   mark             // of what was sent last on the stream before that
 	// unconfirmed are the stanzas of events that have been sent, by the event's Seq, until the server is known to have
 	// handled them. An event that comes again meanwhile is shown by the same stanzas: the state has changed
 	// with the first time.
@@ -91,8 +96,59 @@ type joining struct {
 type shownMessage struct {
 	id       content.MessageID
 	at       time.Time
+	expires  time.Time // zero: never
+	gone     bool      // retracted
 	audience map[mimiuri.URI]bool
 	stanzas  []*element // without to
+}
+
+// onWay is a message of a local user that is stored and not accepted yet: what it can be referred to by.
+type onWay struct {
+	user  mimiuri.URI
+	names []string
+}
+
+// maxLater is how many messages may wait in a room for others to be accepted.
+const maxLater = 200
+
+func (r *room) underWay(u mimiuri.URI, origin string, names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onWay[origin] = onWay{u, names}
+}
+
+func (r *room) isUnderWay(u mimiuri.URI, name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.onWay {
+		if w.user == u && name != "" && slices.Contains(w.names, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// later runs f when something that is under way has arrived.
+func (r *room) later(f func()) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) >= maxLater {
+		return errBusyRoom
+	}
+	r.waiting = append(r.waiting, f)
+	return nil
+}
+
+// arrived is called when it is known what became of a message.
+func (r *room) arrived(origin string) {
+	r.mu.Lock()
+	delete(r.onWay, origin)
+	list := r.waiting
+	r.waiting = nil
+	r.mu.Unlock()
+	for _, f := range list {
+		r.s.work.post(r.jid.String(), f)
+	}
 }
 
 func newRoom(s *service, u mimiuri.URI) *room {
@@ -103,6 +159,7 @@ func newRoom(s *service, u mimiuri.URI) *room {
 		sessions: make(map[string]*session),
 		saved:    make(map[mimiuri.URI]nickRow),
 		joining:  make(map[string]*joining),
+		onWay:    make(map[string]onWay),
 
 		unconfirmed: make(map[uint64][]*element),
 	}
@@ -112,7 +169,7 @@ func newRoom(s *service, u mimiuri.URI) *room {
 func (r *room) empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.sessions) == 0 && len(r.joining) == 0 && len(r.history) == 0 && len(r.unconfirmed) == 0
+	return len(r.sessions) == 0 && len(r.joining) == 0 && len(r.unconfirmed) == 0 && len(r.onWay) == 0
 }
 
 // send sends to occupants. r.mu is held.
@@ -252,6 +309,7 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 	}
 
 	r.saved = saved
+	r.info = info
 	r.name, r.subject, r.gone = info.Name, info.Subject, info.Gone
 	now := make(map[mimiuri.URI]bool, len(info.Participants))
 	for _, p := range info.Participants {
@@ -312,6 +370,10 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 			out = append(out, r.unavailable(former, nil, "110", "321").with(o.jid.String()))
 			removed = append(removed, o.user)
 		}
+		// Who has come by this very event is not known yet to those who have been here since before.
+		if m := r.members[eventUser(ev)]; m != nil && m.user != entering {
+			out = append(out, r.toOthers(r.presence(m), m)...)
+		}
 	}
 	return out, removed, nil
 }
@@ -327,6 +389,14 @@ func enteringNick(ev *adapter.Event) (mimiuri.URI, string) {
 		return mimiuri.URI{}, ""
 	}
 	return ev.User, cleanNick(h.Nick)
+}
+
+// eventUser is who has come by an event.
+func eventUser(ev *adapter.Event) mimiuri.URI {
+	if ev == nil || ev.Kind != adapter.Joined {
+		return mimiuri.URI{}
+	}
+	return ev.User
 }
 
 // remove takes a member out of the room and returns what tells everybody, the member's own sessions

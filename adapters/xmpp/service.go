@@ -319,7 +319,7 @@ func participant(r adapter.Room, u mimiuri.URI) (adapter.Participant, bool) {
 	return adapter.Participant{}, false
 }
 
-// roomsOf lists the rooms a user takes part in.
+// roomsOf lists the rooms a user takes part in, but for the conversations with one person.
 func (s *service) roomsOf(u mimiuri.URI) ([]adapter.Room, error) {
 	ctx, cancel := s.timeout()
 	defer cancel()
@@ -333,7 +333,7 @@ func (s *service) roomsOf(u mimiuri.URI) ([]adapter.Room, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !ok || r.Gone {
+		if !ok || r.Gone || r.Direct {
 			continue
 		}
 		if _, in := participant(r, u); in {

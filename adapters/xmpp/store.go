@@ -14,8 +14,8 @@ import (
 )
 
 // store is the adapter's own database: who occupies which room from which resource, nicks, aliases of long
-// names, and under which MIMI message ID each message of a local user was shown. No message text and nothing
-// secret is kept in it, since it is not sealed. The SQL is what SQLite and PostgreSQL both understand.
+// names, the ids of messages in both worlds, and settings. No message text and nothing
+// secret is kept in it, since it is not sealed: text is read from the provider (Host.History). The SQL is what SQLite and PostgreSQL both understand.
 //
 // All methods may be called concurrently. Writes are collected: what many rooms want written at once costs
 // one commit.
@@ -62,6 +62,39 @@ var schema = []string{
 		PRIMARY KEY (room, person, origin)
 	);
 	CREATE INDEX xmpp_sent_at ON xmpp_sent (at);`,
+	// The messages of both worlds. body: the event that has the text as it is now; 0: retracted, -1: not kept any more.
+	`CREATE TABLE xmpp_message (
+		room   TEXT   NOT NULL,
+		mimi   TEXT   NOT NULL,
+		seq    BIGINT NOT NULL,
+		at     BIGINT NOT NULL,
+		sender TEXT   NOT NULL,
+		kind   BIGINT NOT NULL,
+		id     TEXT   NOT NULL,
+		origin TEXT   NOT NULL,
+		reply  TEXT   NOT NULL,
+		target TEXT   NOT NULL,
+		topic  TEXT   NOT NULL,
+		body   BIGINT NOT NULL,
+		PRIMARY KEY (room, mimi)
+	);
+	CREATE INDEX xmpp_message_seq ON xmpp_message (room, seq);
+	CREATE INDEX xmpp_message_at ON xmpp_message (room, at);
+	CREATE INDEX xmpp_message_id ON xmpp_message (room, id);
+	CREATE INDEX xmpp_message_origin ON xmpp_message (room, origin);
+	CREATE INDEX xmpp_message_target ON xmpp_message (room, target);
+	CREATE TABLE xmpp_read (
+		room   TEXT   NOT NULL,
+		person TEXT   NOT NULL,
+		seq    BIGINT NOT NULL,
+		PRIMARY KEY (room, person)
+	);
+	CREATE TABLE xmpp_setting (
+		person TEXT NOT NULL,
+		name   TEXT NOT NULL,
+		value  TEXT NOT NULL,
+		PRIMARY KEY (person, name)
+	);`,
 }
 
 // oldestReader is the lowest schema version a program must know to work with what this program writes.
@@ -317,7 +350,7 @@ func (s *store) dropUser(room, user mimiuri.URI) error {
 // dropRoom forgets a room.
 func (s *store) dropRoom(room mimiuri.URI) error {
 	return s.write(func(tx *sql.Tx) error {
-		for _, table := range []string{"xmpp_occupant", "xmpp_nick", "xmpp_sent"} {
+		for _, table := range []string{"xmpp_occupant", "xmpp_nick", "xmpp_sent", "xmpp_message", "xmpp_read"} {
 			if _, err := tx.Exec(`DELETE FROM `+table+` WHERE room = $1`, room.String()); err != nil {
 				return err
 			}

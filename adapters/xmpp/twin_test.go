@@ -21,6 +21,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // The names that all tests use.
@@ -62,6 +63,7 @@ type twin struct {
 	held           []adapter.Intent // while hold is set
 	hold           bool
 	tries          int // calls of Deliver
+	refuseDirect   error
 
 	adapter *Adapter
 	cancel  context.CancelFunc
@@ -77,7 +79,21 @@ type twinRoom struct {
 	events []adapter.Event
 	next   int
 	gaveUp []error
+
+	forgotten uint64 // events up to here are not kept any more
 }
+
+// twinRoles are the roles of the provider's usual rooms.
+var twinRoles = []adapter.Role{
+	{Index: 1, Name: "banned"},
+	{Index: 2, Name: "member", Capabilities: []policy.Capability{policy.CanSendMessage, policy.CanAddParticipant, policy.CanChangeRoomName, policy.CanChangeRoomSubject}},
+	{Index: 3, Name: "admin", Capabilities: adminCaps, Changes: []policy.RoleChanges{{From: 2, To: []uint32{0, 1, 3}}, {From: 3, To: []uint32{0, 1, 2}}, {From: 0, To: []uint32{1, 2, 3}}, {From: 1, To: []uint32{0, 2}}}},
+	{Index: 4, Name: "super_admin", Capabilities: append(adminCaps, policy.CanDestroyRoom, policy.CanChangeRoomMembershipStyle, policy.CanChangePreauthorizedUserList),
+		Changes: []policy.RoleChanges{{From: 0, To: []uint32{1, 2, 3, 4}}, {From: 1, To: []uint32{0, 2, 3, 4}}, {From: 2, To: []uint32{0, 1, 3, 4}}, {From: 3, To: []uint32{0, 1, 2, 4}}, {From: 4, To: []uint32{0, 1, 2, 3}}}},
+}
+
+var adminCaps = []policy.Capability{policy.CanSendMessage, policy.CanAddParticipant, policy.CanRemoveParticipant, policy.CanKick, policy.CanBan, policy.CanUnban,
+	policy.CanChangeUserRole, policy.CanDeleteOtherMessage, policy.CanChangeRoomName, policy.CanChangeRoomSubject, policy.CanChangeRoomDescription, policy.CanChangeRoomAvatar}
 
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -186,6 +202,41 @@ func (tw *twin) Room(_ context.Context, u mimiuri.URI) (adapter.Room, bool, erro
 	return info, true, nil
 }
 
+func (tw *twin) History(_ context.Context, u mimiuri.URI, seqs []uint64) ([]adapter.Event, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	r := tw.rooms[u]
+	if r == nil || len(seqs) > 500 {
+		return nil, nil
+	}
+	list := slices.Clone(seqs)
+	slices.Sort(list)
+	var out []adapter.Event
+	for _, n := range slices.Compact(list) {
+		if n >= 1 && n <= uint64(len(r.events)) && n > r.forgotten {
+			out = append(out, r.events[n-1])
+		}
+	}
+	return out, nil
+}
+
+// DirectRoom is there at once, if somebody elsewhere has not refused it.
+func (tw *twin) DirectRoom(_ context.Context, local, other mimiuri.URI) (mimiuri.URI, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if tw.refuseDirect != nil {
+		return mimiuri.URI{}, tw.refuseDirect
+	}
+	u := mimiuri.URI{Domain: testDomain, Kind: mimiuri.Room, ID: "direct " + local.ID + " " + other.String()}
+	r := tw.room(u)
+	if !r.known {
+		r.info.Direct = true
+		tw.add(r, local, local, nil)
+		tw.add(r, other, local, nil)
+	}
+	return u, nil
+}
+
 func (tw *twin) Rooms(context.Context) ([]mimiuri.URI, error) {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
@@ -242,7 +293,7 @@ func (tw *twin) release() {
 func (tw *twin) room(u mimiuri.URI) *twinRoom {
 	r := tw.rooms[u]
 	if r == nil {
-		r = &twinRoom{info: adapter.Room{URI: u}}
+		r = &twinRoom{info: adapter.Room{URI: u, Roles: twinRoles}}
 		tw.rooms[u] = r
 		go tw.deliver(r)
 	}
@@ -300,6 +351,20 @@ func (tw *twin) carryOut(in adapter.Intent) {
 			return
 		}
 		tw.removeUser(r, who, in.Actor, origin)
+	case adapter.SetMetadata:
+		if x := in.Metadata.Subject; x != nil {
+			r.info.Subject = *x
+		}
+		if x := in.Metadata.Name; x != nil {
+			r.info.Name = *x
+		}
+		if x := in.Metadata.Description; x != nil {
+			r.info.Description = *x
+		}
+		if x := in.Metadata.Avatar; x != nil {
+			r.info.Avatar = *x
+		}
+		tw.emit(r, adapter.Event{Kind: adapter.Metadata, Origin: origin, Actor: in.Actor})
 	case adapter.SendMessage:
 		if !in1(in.Actor) {
 			refused(fault.New(fault.Forbidden, "you are not in the room"))
