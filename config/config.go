@@ -13,12 +13,14 @@ type Config struct {
 	// providers find this one at https://DOMAIN/.well-known/mimi-protocol-directory.
 	Domain string `yaml:"domain"`
 
-	// Network is the chat network this provider serves: exactly one of them.
+	// Network is the chat network this provider serves: at most one of them. "network: {}" is a provider without
+	// one: a hub for others, whose own users have only the console.
 	Network Network `yaml:"network"`
 
 	Federation Federation `yaml:"federation"`
 	Storage    Storage    `yaml:"storage"`
 	Secrets    Secrets    `yaml:"secrets"`
+	Admin      Management `yaml:"admin"`
 
 	// Permissions says who may use the provider: none, user or admin, by network id
 	// (alice@example.org, @alice:example.org), by the domain of one, or "*". The most specific
@@ -32,9 +34,12 @@ type Config struct {
 	Warnings []string `yaml:"-"`
 	// File is the path the configuration was read from. Not a key of the file.
 	File string `yaml:"-"`
+
+	where map[string]int // the line of each key that the file has, by dotted path
+	given map[string]bool
 }
 
-// Network is one chat network; exactly one field is set.
+// Network is one chat network; at most one field is set.
 type Network struct {
 	XMPP   *XMPP   `yaml:"xmpp"`
 	Matrix *Matrix `yaml:"matrix"`
@@ -53,7 +58,7 @@ type XMPP struct {
 	// Rooms is the component domain under which MIMI rooms are MUCs. Default "rooms." before Users.
 	Rooms string `yaml:"rooms"`
 	// Secret is the component secret of both domains, given in one of three ways. Required.
-	Secret     string `yaml:"secret"`
+	Secret     string `yaml:"secret" secret:"yes"`
 	SecretFile string `yaml:"secret_file"`
 	SecretEnv  string `yaml:"secret_env"`
 }
@@ -121,15 +126,33 @@ type Secrets struct {
 	SealingKey []byte `yaml:"-"`
 }
 
+// Management is how the daemon is looked after: by commands over a Unix socket, by monitoring over HTTP.
+type Management struct {
+	// Socket is the Unix socket that `mimibridge status`, `chat` and the other commands talk through; mode 0600: who may
+	// open it may do everything. Default "mimibridge.sock" beside the database.
+	Socket string `yaml:"socket"`
+	// Listen is a "host:port" for monitoring and the delete-account hook: /metrics, /healthz, /readyz,
+	// /_matrix/mau/live, /_matrix/mau/ready, /hooks/delete-account. Plain HTTP, for this machine or a private
+	// network. Default: none.
+	Listen string `yaml:"listen"`
+	// Token is asked for, as "Authorization: Bearer TOKEN", for /metrics and the hook. Given in one of three ways.
+	// Default: none; then /metrics is open to whoever reaches the listener, and there is no hook.
+	Token     string `yaml:"token" secret:"yes"`
+	TokenFile string `yaml:"token_file"`
+	TokenEnv  string `yaml:"token_env"`
+	// Console is whether `mimibridge chat` may be used. Default true.
+	Console *bool `yaml:"console"`
+}
+
 // Log is what is logged, and how, on standard error.
 type Log struct {
 	// Level is trace, debug, info, warn or error. Default "info".
-	Level string `yaml:"level"`
+	Level string `yaml:"level" enum:"trace debug info warn error"`
 	// Format is json, console, or auto: console on a terminal. Default "auto".
-	Format string `yaml:"format"`
+	Format string `yaml:"format" enum:"auto json console"`
 }
 
-// LocalDomain is the domain of the network's own users.
+// LocalDomain is the domain of the network's own users; without a network, Domain.
 func (c *Config) LocalDomain() string {
 	switch {
 	case c.Network.XMPP != nil:
@@ -137,5 +160,5 @@ func (c *Config) LocalDomain() string {
 	case c.Network.Matrix != nil:
 		return c.Network.Matrix.ServerName
 	}
-	return ""
+	return c.Domain
 }

@@ -69,6 +69,17 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 	})
+	t.Run("no network", func(t *testing.T) {
+		path := write(t, "domain: example.org\nnetwork: {}\n"+federation+"admin: {token_env: MIMI_TOKEN, console: false}\n")
+		t.Setenv("MIMI_TOKEN", "t0k3n")
+		c, err := Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Network.XMPP != nil || c.Network.Matrix != nil || c.LocalDomain() != "example.org" || *c.Admin.Console || c.Admin.Token != "t0k3n" || c.Admin.Socket != filepath.Join(filepath.Dir(path), "mimibridge.sock") {
+			t.Errorf("%+v", c)
+		}
+	})
 	t.Run("the secret from the environment", func(t *testing.T) {
 		t.Setenv("MIMI_SECRET", "from env")
 		c, err := Load(write(t, "domain: example.org\nnetwork:\n  xmpp:\n    secret_env: MIMI_SECRET\n"+federation))
@@ -116,6 +127,10 @@ func TestErrors(t *testing.T) {
 		{"domain", strings.Replace(good, "example.org", "https://example.org/x", 1), []string{":1: domain:", "is not a domain"}},
 		{"two networks", strings.Replace(good, "network:", "network:\n  matrix: {}", 1), []string{":2: network: there are two networks"}},
 		{"no component secret", strings.Replace(good, "secret_file: component.secret", "server: a:1", 1), []string{":3: network.xmpp.secret: is missing", "secret_file"}},
+		{"a network with nothing under it", strings.Replace(good, "  xmpp:\n    secret_file: component.secret", "  xmpp:", 1), []string{":3: network.xmpp: has nothing under it", "{}"}},
+		{"admin token in two ways", good + "admin: {token: a, token_env: B}\n", []string{":9: admin.token: it is given in more than one way", "token_file"}},
+		{"two listeners on one port", good + "admin: {listen: \":8443\"}\n", []string{":9: admin.listen: another listener"}},
+		{"console is no truth value", good + "admin: {console: maybe}\n", []string{":9: ", "true or false"}},
 		{"component secret in two ways", strings.Replace(good, "secret_file:", "secret: x\n    secret_file:", 1), []string{":4: network.xmpp.secret: it is given in more than one way"}},
 		{"component secret without file", strings.Replace(good, "component.secret", "nowhere", 1), []string{":4: network.xmpp.secret_file: there is no file"}},
 		{"component secret without variable", strings.Replace(good, "secret_file: component.secret", "secret_env: MIMI_NOT_SET", 1), []string{":4: network.xmpp.secret_env: the environment variable \"MIMI_NOT_SET\" is not set"}},

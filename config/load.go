@@ -86,7 +86,10 @@ func Parse(name string, b []byte) (*Config, error) {
 		return nil, err
 	}
 	v := &validator{file: name, where: where}
-	c.File = name
+	c.File, c.where, c.given = name, where, make(map[string]bool)
+	for _, f := range c.fields() {
+		c.given[f.key] = !f.zero
+	}
 	c.setDefaults()
 	c.validate(v)
 	c.resolvePaths(filepath.Dir(name))
@@ -149,7 +152,7 @@ func checkKeys(file string, n *yaml.Node, t reflect.Type, path string, where map
 	var names []string
 	if t.Kind() == reflect.Struct {
 		for i := range t.NumField() {
-			if tag := t.Field(i).Tag.Get("yaml"); tag != "-" {
+			if tag := t.Field(i).Tag.Get("yaml"); tag != "-" && t.Field(i).IsExported() {
 				fields[tag] = t.Field(i).Type
 				names = append(names, tag)
 			}
@@ -199,7 +202,7 @@ func elsewhere(key string) string {
 		}
 		for i := range t.NumField() {
 			tag := t.Field(i).Tag.Get("yaml")
-			if tag == "-" {
+			if tag == "-" || !t.Field(i).IsExported() {
 				continue
 			}
 			if tag == key && path != "" {
@@ -334,6 +337,11 @@ func (c *Config) setDefaults() {
 	if c.Secrets.KeyEnv == "" {
 		def(&c.Secrets.KeyFile, "sealing.key")
 	}
+	def(&c.Admin.Socket, filepath.Join(filepath.Dir(c.Storage.SQLite), "mimibridge.sock"))
+	if c.Admin.Console == nil {
+		c.Admin.Console = new(bool)
+		*c.Admin.Console = true
+	}
 	def(&c.Log.Level, "info")
 	def(&c.Log.Format, "auto")
 	if c.Permissions == nil && c.LocalDomain() != "" {
@@ -403,8 +411,14 @@ func (c *Config) validate(v *validator) {
 	}
 	switch x, m := c.Network.XMPP, c.Network.Matrix; {
 	case x == nil && m == nil:
-		cure := "network: with xmpp: or matrix: under it, even if that is empty {}"
-		v.fail("network", "is missing", cure)
+		if _, said := v.where["network"]; !said {
+			v.fail("network", "is missing", "network: with xmpp: or matrix: under it, even if that is empty {}; network: {} for a hub without a network of its own")
+		}
+		for _, key := range []string{"network.xmpp", "network.matrix"} {
+			if _, said := v.where[key]; said {
+				v.fail(key, "has nothing under it", strings.TrimPrefix(key, "network.")+": {} takes the defaults")
+			}
+		}
 	case x != nil && m != nil:
 		v.fail("network", "there are two networks", "a provider serves one; run a second daemon with a domain of its own")
 	case x != nil:
@@ -430,6 +444,15 @@ func (c *Config) validate(v *validator) {
 	}
 	if c.Federation.KeyFile == "" {
 		v.fail("federation.key_file", "is missing", "the PEM file with the certificate's private key")
+	}
+	if c.Admin.Listen != "" {
+		v.hostPort("admin.listen", c.Admin.Listen, false)
+		if c.Admin.Listen == c.Federation.Listen || c.Network.Matrix != nil && c.Admin.Listen == c.Network.Matrix.Listen {
+			v.fail("admin.listen", "another listener has this address", "a port of its own, for instance 127.0.0.1:9464")
+		}
+	}
+	if len(c.Admin.Socket) > 100 {
+		v.fail("admin.socket", "the path is too long for a Unix socket", "at most 100 octets, for instance /run/mimibridge/admin.sock")
 	}
 	peers := make(map[string]string, len(c.Federation.Peers))
 	for d, addr := range c.Federation.Peers {
@@ -463,7 +486,7 @@ func (c *Config) validate(v *validator) {
 }
 
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Federation.CertFile, &c.Federation.KeyFile, &c.Federation.CAFile, &c.Federation.Record, &c.Storage.SQLite, &c.Storage.PostgresFile, &c.Secrets.KeyFile}
+	paths := []*string{&c.Federation.CertFile, &c.Federation.KeyFile, &c.Federation.CAFile, &c.Federation.Record, &c.Storage.SQLite, &c.Storage.PostgresFile, &c.Secrets.KeyFile, &c.Admin.Socket, &c.Admin.TokenFile}
 	if x := c.Network.XMPP; x != nil {
 		paths = append(paths, &x.SecretFile)
 	}

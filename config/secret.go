@@ -54,23 +54,13 @@ func (c *Config) readSecrets(v *validator) {
 		if x.Secret != "" {
 			warn(c.File)
 		}
-		given := 0
-		for _, s := range []string{x.Secret, x.SecretFile, x.SecretEnv} {
-			if s != "" {
-				given++
-			}
+		v.secret("network.xmpp.secret", &x.Secret, x.SecretFile, x.SecretEnv, "the component secret: secret_file: FILE, secret_env: VARIABLE or secret: VALUE", warn)
+	}
+	if a := &c.Admin; a.Token != "" || a.TokenFile != "" || a.TokenEnv != "" {
+		if a.Token != "" {
+			warn(c.File)
 		}
-		switch {
-		case given == 0:
-			v.fail("network.xmpp.secret", "is missing", "the component secret: secret_file: FILE, secret_env: VARIABLE or secret: VALUE")
-		case given > 1:
-			v.fail("network.xmpp.secret", "it is given in more than one way", "keep one of secret, secret_file and secret_env")
-		case x.SecretFile != "":
-			warn(x.SecretFile)
-			x.Secret = v.secretFile("network.xmpp.secret_file", x.SecretFile)
-		case x.SecretEnv != "":
-			x.Secret = v.secretEnv("network.xmpp.secret_env", x.SecretEnv)
-		}
+		v.secret("admin.token", &a.Token, a.TokenFile, a.TokenEnv, "", warn)
 	}
 	if m := c.Network.Matrix; m != nil {
 		warn(m.Registration)
@@ -114,6 +104,28 @@ func (c *Config) readSecrets(v *validator) {
 	var err error
 	if c.Secrets.SealingKey, err = ParseSealingKey(s); err != nil {
 		v.fail(key, err.Error(), "restore it from your backup; for a new provider `mimibridge init` makes one")
+	}
+}
+
+// secret reads a secret that is given as a value, by a file or by an environment variable, and is needed if missing says so.
+func (v *validator) secret(key string, value *string, file, env, missing string, warn func(string)) {
+	given := 0
+	for _, s := range []string{*value, file, env} {
+		if s != "" {
+			given++
+		}
+	}
+	name := key[strings.LastIndexByte(key, '.')+1:]
+	switch {
+	case given == 0:
+		v.fail(key, "is missing", missing)
+	case given > 1:
+		v.fail(key, "it is given in more than one way", fmt.Sprintf("keep one of %[1]s, %[1]s_file and %[1]s_env", name))
+	case file != "":
+		warn(file)
+		*value = v.secretFile(key+"_file", file)
+	case env != "":
+		*value = v.secretEnv(key+"_env", env)
 	}
 }
 
