@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -37,6 +38,8 @@ type Config struct {
 	Listen   string
 	Listener net.Listener
 	Adapters []adapter.Adapter
+	// Up, if set, is called once when everything serves.
+	Up func()
 	// Level says what a person of the network may do; nil: nobody may do anything.
 	Level func(networkID string) adapter.Level
 	Log   zerolog.Logger
@@ -63,6 +66,9 @@ type Provider struct {
 	fed    *federation.Client
 	server *federation.Server
 	hosts  []*host
+
+	started  atomic.Pointer[time.Time]
+	stopping atomic.Bool
 }
 
 // New opens the databases and wires everything. Nothing is served before Run. The caller must call Run or Close.
@@ -168,7 +174,13 @@ func (p *Provider) Run(ctx context.Context) error {
 		start(h.adapter.Name(), h.run)
 	}
 	p.cfg.Log.Info().Str("domain", p.cfg.Domain).Stringer("listen", ln.Addr()).Msg("provider is up")
+	now := p.cfg.Now()
+	p.started.Store(&now)
+	if p.cfg.Up != nil {
+		p.cfg.Up()
+	}
 	<-ctx.Done()
+	p.stopping.Store(true)
 	wg.Wait()
 	p.fed.CloseIdle()
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {

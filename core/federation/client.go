@@ -50,15 +50,16 @@ type Client struct {
 	log      zerolog.Logger
 	counters counters
 
-	mu    sync.Mutex
-	peers map[string]*peer
-	pools map[poolKey]*http.Client
+	mu       sync.Mutex
+	peers    map[string]*peer
+	pools    map[poolKey]*http.Client
+	contacts map[string]*Contact
 }
 
 // NewClient makes a client.
 func NewClient(cfg Config) *Client {
 	cfg = cfg.withDefaults()
-	return &Client{cfg: cfg, log: burst(cfg.Log), peers: map[string]*peer{}, pools: map[poolKey]*http.Client{}}
+	return &Client{cfg: cfg, log: burst(cfg.Log), peers: map[string]*peer{}, pools: map[poolKey]*http.Client{}, contacts: map[string]*Contact{}}
 }
 
 // Counters are numbers since the start: requests.ENDPOINT, status.CODE, failed.directory, failed.connection, failed.answer.
@@ -280,6 +281,12 @@ func (c *Client) post(ctx context.Context, domain, endpoint string, target mimiu
 			return nil, err
 		}
 	}
+	answer, err := c.send(ctx, domain, endpoint, target, body)
+	c.met(domain, err)
+	return answer, err
+}
+
+func (c *Client) send(ctx context.Context, domain, endpoint string, target mimiuri.URI, body []byte) ([]byte, error) {
 	c.counters.add("requests." + endpoint)
 	if int64(len(body)) > c.cfg.Limits.bodyLimit(endpoint) {
 		return nil, fault.New(fault.TooLarge, "the request is too large to be sent")
