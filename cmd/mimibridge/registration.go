@@ -12,6 +12,7 @@ import (
 
 	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
+	"github.com/mimibridge/mimibridge/core/federation"
 )
 
 const aboutRegistration = `
@@ -78,4 +79,9 @@ func writeNew(path, content string, mode os.FileMode) error {
 	}
 	_, err = f.WriteString(content)
 	return errors.Join(err, f.Close())
+}
+
+// directoryOf is the directory document of a configuration.
+func directoryOf(c *config.Config) []byte {
+	return federation.NewServer(federation.Config{Domain: c.Domain, BaseURL: c.Federation.URL}, nil, nil, nil).Directory()
 }

@@ -4,27 +4,36 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/mimibridge/mimibridge/adapters/console"
 	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/adapters/xmpp"
 	"github.com/mimibridge/mimibridge/config"
 	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/federation"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/admin"
 	"github.com/mimibridge/mimibridge/internal/record"
+	"github.com/mimibridge/mimibridge/internal/sdnotify"
 )
 
 const aboutRun = `
-Runs the provider until it gets SIGINT or SIGTERM; then it lets what is under way end. It logs to
-standard error. A crash loses nothing that was acknowledged: start it again.`
+Runs the provider until it gets SIGINT or SIGTERM; then it takes nothing new and lets what is under way end. It logs to
+standard error. A crash loses nothing that was acknowledged: start it again. SIGHUP reads the configuration
+again: permissions, log level and certificates change at once, the log says what needs a restart. Under systemd it
+says when it is ready, stopping, and alive (Type=notify, WatchdogSec).`
 
 func cmdRun(ctx context.Context, e *env, args []string) error {
 	fs := flags(e, "run", aboutRun)
@@ -36,39 +45,115 @@ func cmdRun(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return errorWithHint(err, "`mimibridge check -c "+*path+"` tests everything the configuration points to")
 	}
-	log := newLogger(c.Log)
+	d := &daemon{path: *path, log: newLogger(c.Log)}
+	d.config.Store(c)
 	for _, w := range c.Warnings {
-		log.Warn().Msg(w)
+		d.log.Warn().Msg(w)
 	}
-	cc, closeRecord, err := coreConfig(c, log)
+	cc, closeRecord, err := d.coreConfig(c)
 	if err != nil {
 		return errorWithHint(err, "`mimibridge check -c "+*path+"` says what to do about it")
 	}
 	defer closeRecord()
-	log.Info().Str("version", version()).Msg("starting")
+	d.log.Info().Str("version", version()).Msg("starting")
 	p, err := core.New(cc)
 	if err != nil {
 		return err
 	}
-	if err := p.Run(ctx); err != nil {
+	ac := admin.Config{Provider: p, Version: version(), Socket: c.Admin.Socket, Listen: c.Admin.Listen, Token: c.Admin.Token,
+		Settings: func() any { return d.config.Load().Settings() }, Reload: d.reload,
+		LocalUser: func(id string) (mimiuri.URI, bool) { return localUser(d.config.Load(), id) },
+		Log:       d.log.With().Str("part", "admin").Logger()}
+	if d.console != nil {
+		ac.Console = d.console
+	}
+	as, err := admin.New(ac)
+	if err != nil {
+		p.Close()
+		return errorWithHint(err, "each daemon has a socket of its own (admin.socket) and a listener of its own (admin.listen)")
+	}
+
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	// The admin server goes last, so that the end can be watched.
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Add(3)
+	go func() { defer wg.Done(); _ = as.Run(adminCtx) }()
+	go func() { defer wg.Done(); sdnotify.Watch(adminCtx, p.Ready) }()
+	go func() {
+		defer wg.Done()
+		for {
+			select {
+			case <-hup:
+				_, _, _ = d.reload()
+			case <-adminCtx.Done():
+				return
+			}
+		}
+	}()
+	stopping := context.AfterFunc(ctx, func() {
+		_ = sdnotify.Send(sdnotify.Stopping)
+		d.log.Info().Msg("stopping: what is under way ends")
+	})
+	defer stopping()
+	err = p.Run(ctx)
+	stopAdmin()
+	wg.Wait()
+	if err != nil {
 		return err
 	}
-	log.Info().Msg("stopped")
+	d.log.Info().Msg("stopped")
 	return nil
 }
 
+// daemon is what of a running provider can change while it runs.
+type daemon struct {
+	path    string
+	config  atomic.Pointer[config.Config]
+	log     zerolog.Logger
+	cert    *certificate
+	console *console.Adapter
+
+	mu sync.Mutex // one reload at a time
+}
+
+// reload reads the configuration again. What can change at once does; restart names the keys that differ and cannot.
+// A file with errors changes nothing.
+func (d *daemon) reload() (changed, restart []string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next, err := config.Load(d.path)
+	if err != nil {
+		d.log.Error().Err(err).Msg("the configuration has errors; the old one stays in force")
+		return nil, nil, err
+	}
+	was := d.config.Load()
+	changed, restart = config.Changes(was, next)
+	// What stays as it was is shown as it was.
+	d.config.Store(was.WithLive(next))
+	setLevel(next.Log.Level)
+	d.cert.expire()
+	for _, w := range next.Warnings {
+		d.log.Warn().Msg(w)
+	}
+	d.log.Info().Strs("changed", changed).Strs("needs_restart", restart).Msg("the configuration was read again")
+	return changed, restart, nil
+}
+
 // coreConfig makes of a configuration what the provider is made of.
-func coreConfig(c *config.Config, log zerolog.Logger) (cc core.Config, closeRecord func(), err error) {
+func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(), err error) {
 	closeRecord = func() {}
-	a, err := newAdapter(c)
+	adapters, err := d.adapters(c)
 	if err != nil {
 		return cc, closeRecord, err
 	}
-	cert := &certificate{certFile: c.Federation.CertFile, keyFile: c.Federation.KeyFile, log: log}
-	if _, err := cert.get(); err != nil {
+	d.cert = &certificate{certFile: c.Federation.CertFile, keyFile: c.Federation.KeyFile, log: d.log}
+	if _, err := d.cert.get(); err != nil {
 		return cc, closeRecord, err
 	}
-	fc := federation.Config{Certificate: cert.get, BaseURL: c.Federation.URL, Resolve: c.Federation.Peers}
+	fc := federation.Config{Certificate: d.cert.get, BaseURL: c.Federation.URL, Resolve: c.Federation.Peers}
 	if c.Federation.CAFile != "" {
 		b, err := os.ReadFile(c.Federation.CAFile)
 		if err != nil {
@@ -84,7 +169,7 @@ func coreConfig(c *config.Config, log zerolog.Logger) (cc core.Config, closeReco
 		if err != nil {
 			return cc, closeRecord, err
 		}
-		log.Warn().Str("file", c.Federation.Record).Msg("federation bodies are recorded, as they are before TLS: who talks with whom is readable there")
+		d.log.Warn().Str("file", c.Federation.Record).Msg("federation bodies are recorded, as they are before TLS: who talks with whom is readable there")
 		fc.Recorder, closeRecord = w.Record, func() { w.Close() }
 	}
 	return core.Config{
@@ -92,9 +177,10 @@ func coreConfig(c *config.Config, log zerolog.Logger) (cc core.Config, closeReco
 		Store:      store.Options{Path: c.Storage.SQLite, Postgres: c.Storage.Postgres, Key: c.Secrets.SealingKey},
 		Federation: fc,
 		Listen:     c.Federation.Listen,
-		Adapters:   []adapter.Adapter{a},
-		Level:      func(id string) adapter.Level { return levels[c.Permissions.Level(id)] },
-		Log:        log,
+		Adapters:   adapters,
+		Level:      func(id string) adapter.Level { return levels[d.config.Load().Permissions.Level(id)] },
+		Log:        d.log,
+		Up:         func() { _ = sdnotify.Send(sdnotify.Ready) },
 	}, closeRecord, nil
 }
 
@@ -104,14 +190,49 @@ var levels = map[config.Level]adapter.Level{
 	config.Admin: adapter.LevelAdmin,
 }
 
-func newAdapter(c *config.Config) (adapter.Adapter, error) {
+// adapters makes the network's adapter, which comes first, and the console.
+func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) {
+	var a adapter.Adapter
 	switch x, m := c.Network.XMPP, c.Network.Matrix; {
 	case x != nil:
-		return xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms})
+		a, err = xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms})
 	case m != nil:
-		return matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration})
+		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration})
 	}
-	return nil, errors.New("the configuration names no network") // refused by package config
+	if err != nil {
+		return nil, err
+	}
+	if a != nil {
+		list = append(list, a)
+	}
+	if *c.Admin.Console {
+		d.console = console.New()
+		list = append(list, d.console)
+	}
+	return list, nil
+}
+
+// localUser makes of the network's id of a user the URI: docs/architecture.md, "Names".
+func localUser(c *config.Config, id string) (u mimiuri.URI, ok bool) {
+	local, server := id, ""
+	if rest, matrix := strings.CutPrefix(id, "@"); matrix {
+		if local, server, ok = strings.Cut(rest, ":"); !ok {
+			return u, false
+		}
+		if server != c.LocalDomain() {
+			local += ":" + server
+		}
+	} else {
+		if local, server, ok = strings.Cut(strings.ToLower(id), "@"); !ok {
+			return u, false
+		}
+		server, _, _ = strings.Cut(server, "/")
+		if server != c.LocalDomain() {
+			local += "@" + server
+		}
+	}
+	u, err := mimiuri.New(c.Domain, mimiuri.User, local)
+	return u, err == nil
 }
 
 // certificate reads the certificate again when one of its files has changed, so that a renewal needs no restart.
@@ -123,6 +244,13 @@ type certificate struct {
 	checked time.Time
 	changed [2]time.Time
 	pair    *tls.Certificate
+}
+
+// expire has the next handshake look at the files.
+func (c *certificate) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.checked = time.Time{}
 }
 
 // get returns the certificate. While a new one cannot be read (it is just being written) the old one stays in use.

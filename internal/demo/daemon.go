@@ -53,6 +53,8 @@ storage:
   sqlite: mimibridge.db
 secrets:
   key_file: sealing.key
+admin:
+  console: false                  # nobody talks by it here, and the log shall tell of one adapter
 permissions:
   %[1]s: user
 log:
