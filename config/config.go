@@ -109,7 +109,7 @@ type Storage struct {
 	SQLite string `yaml:"sqlite"`
 	// Postgres is a PostgreSQL database (13 or newer) instead, "postgres://user:password@host/database", given in
 	// one of three ways; a database of its own that the user owns. The adapter has a schema of its own in it.
-	Postgres     string `yaml:"postgres"`
+	Postgres     string `yaml:"postgres" secret:"yes"`
 	PostgresFile string `yaml:"postgres_file"`
 	PostgresEnv  string `yaml:"postgres_env"`
 }

@@ -83,5 +83,5 @@ func writeNew(path, content string, mode os.FileMode) error {
 
 // directoryOf is the directory document of a configuration.
 func directoryOf(c *config.Config) []byte {
-	return federation.NewServer(federation.Config{Domain: c.Domain, BaseURL: c.Federation.URL}, nil, nil, nil).Directory()
+	return federation.NewServer(federation.Config{Domain: c.Domain, BaseURL: c.Federation.URL}, federation.Ports{}).Directory()
 }
