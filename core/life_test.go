@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
@@ -276,5 +277,175 @@ func TestPresets(t *testing.T) {
 		if !fault.Is(err, fault.Malformed) {
 			t.Errorf("preset %q: %v", p, err)
 		}
+	}
+}
+
+func (p *provider) direct(local string, other mimiuri.URI) mimiuri.URI {
+	p.t.Helper()
+	room, err := p.mem.host.DirectRoom(context.Background(), p.user(local), other)
+	if err != nil {
+		p.t.Fatalf("%s: the direct room of %s and %s: %v", p.domain, local, other, err)
+	}
+	return room
+}
+
+func TestDirectRoom(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	alice, bob := a.user("alice"), b.user("bob")
+	room := a.direct("alice", bob)
+	if again := a.direct("alice", bob); again != room {
+		t.Errorf("asked again it is %s instead of %s", again, room)
+	}
+	a.say(room, "alice", "one") // before bob can be there
+	a.awaitJoined(room, bob)
+	b.awaitJoined(room, bob)
+	equal(t, "b", b.awaitTexts(room, 1), []string{"alice: one"})
+	if got := b.direct("bob", alice); got != room {
+		t.Errorf("bob's direct room with alice is %s instead of %s", got, room)
+	}
+	for _, p := range ps {
+		if r := p.view(room); !r.Direct || len(r.Participants) != 2 {
+			t.Errorf("%s sees %+v", p.domain, r)
+		}
+	}
+	b.say(room, "bob", "two")
+	equal(t, "a", a.awaitTexts(room, 2), []string{"alice: one", "bob: two"})
+	// It is for two.
+	a.awaitRefused(room, a.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: alice, Target: b.user("ben")}))
+	a.awaitRefused(room, a.intake(adapter.Intent{Kind: adapter.Remove, Room: room, Actor: alice, Target: bob}))
+	a.awaitRefused(room, a.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: alice, Target: bob}))
+
+	// Who leaves stays listed, is written to no more, and comes back when either wants to go on.
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: bob})
+	b.awaitLeft(room, bob)
+	a.awaitLeft(room, bob)
+	if e := a.awaitRefused(room, a.say(room, "alice", "are you there?")); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("a message to who has left: %v", e.Err)
+	}
+	joined := func(p *provider, n int) {
+		t.Helper()
+		p.mem.wait(t, "bob to be back at "+p.domain, func() bool {
+			return count(p.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Joined && e.User == bob }) == n
+		})
+	}
+	if got := a.direct("alice", bob); got != room {
+		t.Errorf("then the room is %s", got)
+	}
+	a.say(room, "alice", "three")
+	joined(a, 2)
+	joined(b, 2)
+	b.awaitTexts(room, 3)
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: bob})
+	a.mem.wait(t, "bob to leave again", func() bool {
+		return count(a.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Left && e.User == bob }) == 2
+	})
+	if got := b.direct("bob", alice); got != room {
+		t.Errorf("bob comes back to %s", got)
+	}
+	joined(b, 3)
+	b.say(room, "bob", "four")
+	a.awaitTexts(room, 4)
+
+	// When both have left it is over, and the next one is another.
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: bob})
+	a.mem.wait(t, "bob to leave", func() bool {
+		return count(a.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Left && e.User == bob }) == 3
+	})
+	a.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: alice})
+	a.awaitLeft(room, alice)
+	next := a.direct("alice", bob)
+	if next == room {
+		t.Error("a room that is over is used again")
+	}
+	b.awaitJoined(next, bob)
+
+	for _, other := range []mimiuri.URI{alice, room} {
+		if _, err := a.mem.host.DirectRoom(context.Background(), alice, other); !fault.Is(err, fault.Malformed) {
+			t.Errorf("a direct room with %s: %v", other, err)
+		}
+	}
+	if _, err := a.mem.host.DirectRoom(context.Background(), bob, alice); !fault.Is(err, fault.Forbidden) {
+		t.Errorf("for a user of another provider: %v", err)
+	}
+}
+
+// TestTwoDirectRooms: both sides make one at once. Both rooms are read, and both sides come to send in the same one.
+func TestTwoDirectRooms(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	alice, bob := a.user("alice"), b.user("bob")
+	ra, rb := a.direct("alice", bob), b.direct("bob", alice)
+	if ra == rb {
+		t.Fatal("one room already")
+	}
+	a.say(ra, "alice", "from a")
+	b.say(rb, "bob", "from b")
+	for _, p := range ps {
+		equal(t, p.domain, p.awaitTexts(ra, 1), []string{"alice: from a"})
+		equal(t, p.domain, p.awaitTexts(rb, 1), []string{"bob: from b"})
+	}
+	first := ra
+	if rb.String() < ra.String() {
+		first = rb
+	}
+	if x, y := a.direct("alice", bob), b.direct("bob", alice); x != first || y != first {
+		t.Errorf("a sends in %s, b in %s, want %s", x, y, first)
+	}
+}
+
+// TestDirectRoomRefused: whom nobody knows, or who does not want to, is told about; the next attempt is a fresh one.
+func TestDirectRoomRefused(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	b.mem.users = map[string]bool{}
+	room := a.direct("alice", b.user("nobody"))
+	id := a.say(room, "alice", "hello?")
+	if e := a.await(room, "the invitation to be refused", func(e adapter.Event) bool { return e.Kind == adapter.Refused && e.Intent == adapter.Invite }); e.Target != b.user("nobody") || !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("refused with %+v", e)
+	}
+	if e := a.awaitRefused(room, id); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("the message is refused with %v", e.Err)
+	}
+	b.mem.mu.Lock()
+	b.mem.users = nil
+	b.mem.mu.Unlock()
+	if again := a.direct("alice", b.user("nobody")); again != room {
+		t.Errorf("the second attempt is in %s", again)
+	}
+	a.say(room, "alice", "hello!")
+	equal(t, "b", b.awaitTexts(room, 1), []string{"alice: hello!"})
+}
+
+// TestHubGone: a room whose hub cannot be reached is shown as such and can be read; what is written waits.
+func TestHubGone(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1]
+	b.gone = 50 * time.Millisecond
+	b.start()
+	room := open(t, a, b.user("bob"))
+	a.say(room, "alice", "before")
+	b.awaitTexts(room, 1)
+	a.stop()
+	b.say(room, "bob", "meanwhile")
+	e := b.awaitKind(room, adapter.Notice, mimiuri.URI{})
+	if !slices.Equal(e.Local, []mimiuri.URI{b.user("bob")}) || e.Notice == "" {
+		t.Errorf("the notice is %+v", e)
+	}
+	if r := b.view(room); !r.Offline || r.Gone || len(r.Participants) != 2 {
+		t.Errorf("the room is %+v", r)
+	}
+	b.stop()
+	b.start()
+	if r := b.view(room); !r.Offline {
+		t.Error("after a restart the room is not offline any more")
+	}
+	a.start()
+	equal(t, "a", a.awaitTexts(room, 2), []string{"alice: before", "bob: meanwhile"})
+	b.mem.wait(t, "a second notice", func() bool {
+		return count(b.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Notice }) == 2
+	})
+	if r := b.view(room); r.Offline {
+		t.Error("the room is still offline")
 	}
 }

@@ -49,6 +49,8 @@ type Config struct {
 	CommitDelay func() time.Duration
 	// Patience overrides how long a hub that is ahead has to tell how it came there (client.Config), for tests.
 	Patience time.Duration
+	// OfflineAfter overrides how long a hub has to be out of reach before its rooms count as offline (client.Config).
+	OfflineAfter time.Duration
 	// Retention is how long events are kept that the adapters have shown; 0 is 7 days.
 	Retention time.Duration
 	// WrapHub, if set, is put around the way to the hubs of other providers, for tests that lose answers.
@@ -112,7 +114,7 @@ func New(cfg Config) (*Provider, error) {
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
 		Log: cfg.Log.With().Str("part", "hub").Logger()})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, Retention: cfg.Retention})
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Retention: cfg.Retention})
 	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
 	if cfg.WrapNotify != nil {
 		r.ownNotify = cfg.WrapNotify(p.Client)
@@ -278,6 +280,10 @@ func (h *host) Room(ctx context.Context, room mimiuri.URI) (adapter.Room, bool, 
 
 func (h *host) History(ctx context.Context, room mimiuri.URI, seqs []uint64) ([]adapter.Event, error) {
 	return h.p.Client.History(ctx, room, seqs)
+}
+
+func (h *host) DirectRoom(ctx context.Context, local, other mimiuri.URI) (mimiuri.URI, error) {
+	return h.p.Client.DirectRoom(ctx, h.adapter.Name(), local, other)
 }
 
 // run runs the adapter, and again after a failure.

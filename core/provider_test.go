@@ -99,6 +99,7 @@ type provider struct {
 	wrap   func(port.Hub) port.Hub
 	in     func(port.Notify) port.Notify
 	wait   time.Duration // core.Config.Patience
+	gone   time.Duration // core.Config.OfflineAfter
 	delay  func() time.Duration
 
 	core   *core.Provider
@@ -201,7 +202,7 @@ func (p *provider) start() *provider {
 			Limits: federation.Limits{GraceTimeout: 20 * time.Millisecond}, // tests stop often
 		},
 		Listener: p.ln, Adapters: []adapter.Adapter{p.mem}, Level: func(string) adapter.Level { return adapter.LevelUser },
-		Log: log, CommitDelay: delay, WrapHub: p.wrap, WrapNotify: p.in, Patience: p.wait,
+		Log: log, CommitDelay: delay, WrapHub: p.wrap, WrapNotify: p.in, Patience: p.wait, OfflineAfter: p.gone,
 	})
 	if err != nil {
 		p.t.Fatal(err)

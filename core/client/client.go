@@ -53,6 +53,8 @@ type Config struct {
 	// Patience is how long a hub that is in a later epoch than this provider has to tell how it came there, before it is
 	// asked; 0 is 5 s.
 	Patience time.Duration
+	// OfflineAfter is how long a hub has to be out of reach before its rooms are shown as offline; 0 is 2 minutes.
+	OfflineAfter time.Duration
 	// Retention is how long events are kept that have been shown; 0 is 7 days.
 	Retention time.Duration
 }
@@ -105,6 +107,9 @@ func New(cfg Config) *Client {
 	}
 	if cfg.Patience == 0 {
 		cfg.Patience = 5 * time.Second
+	}
+	if cfg.OfflineAfter == 0 {
+		cfg.OfflineAfter = 2 * time.Minute
 	}
 	if cfg.Retention == 0 {
 		cfg.Retention = 7 * 24 * time.Hour

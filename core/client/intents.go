@@ -140,6 +140,9 @@ func (r *room) arriving(user mimiuri.URI) bool {
 // what is sent again is the same octets, until the hub says that their epoch is over.
 func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
 	if in.Status == store.IntentWaiting {
+		if ok, more, err := r.alone(ctx, in, pl); !ok {
+			return more, err
+		}
 		if len(r.g.Proposals()) > 0 { // RFC 9420 section 12.4: pending proposals are committed first
 			if r.commitPause > 0 && r.now().Before(r.commitAt) {
 				return false, nil // the hub has just refused that
@@ -240,6 +243,12 @@ func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wir
 // list and their clients into the group.
 func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
 	target := uri(pl.Target)
+	if out := r.leaving(); slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
+		u, _, err := policy.LeafUser(m.Node)
+		return err == nil && u == target && out.leaves[m.Leaf]
+	}) { // they may come back once they are out
+		return true, r.startCommit(ctx, leaf, mls.CommitOptions{}, nil)
+	}
 	listed := r.pol.Participants.Index(target) >= 0
 	if listed && slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool {
 		u, _, err := policy.LeafUser(m.Node)

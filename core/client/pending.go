@@ -368,8 +368,11 @@ func (r *room) refusal(ch *change, in *store.Intent, pl *payload, kind fault.Kin
 	ch.do(func(tx *store.Tx) error { return tx.EndIntent(r.id, seq, store.IntentRefused) })
 	delete(r.deferred, seq)
 	delete(r.claims, seq)
+	if pl.Kind == adapter.JoinRoom && r.g == nil || pl.Kind == adapter.CreateRoom && pl.Preset == adapter.Direct {
+		ch.do(func(tx *store.Tx) error { return tx.DropDirectRoom(r.id) }) // the next time another one is made
+	}
 	if in.Adapter == "" {
-		return // our own, see internalJoin
+		return // our own, see rejoin
 	}
 	e := &eventRow{Kind: adapter.Refused, TS: r.now().UnixMilli(), Intent: pl.Kind, Actor: in.Actor, Target: pl.Target,
 		ID: in.MessageID, Fault: kind, Message: why, Local: []string{in.Actor}}

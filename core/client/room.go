@@ -39,6 +39,8 @@ type room struct {
 	hubAfter    time.Time            // no request to the hub before
 	hubPause    time.Duration        // the last pause
 	unreachable bool                 // hubAfter is because the hub could not be reached
+	since       time.Time            // since when it could not be reached; zero: it was, when last asked
+	reached     bool                 // it was reached when it was last asked by this process
 	commitAt    time.Time            // when to commit the proposals of others; zero: no such thing
 	commitPause time.Duration        // the last pause after such a commit was refused
 	deferred    map[uint64]time.Time // intents that wait for somebody who cannot be reached
@@ -229,6 +231,9 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	if err := r.load(ctx); err != nil {
 		return false, err
 	}
+	if told, err := r.reachability(ctx); told || err != nil {
+		return err == nil, err
+	}
 	if !r.resumed {
 		// What may have been accepted just before this process ended takes its place before what has come since.
 		r.resumed = true
@@ -306,7 +311,10 @@ func (r *room) patience(n int) bool {
 // hubFailed notes that the hub could not be asked and sets the time of the next attempt.
 func (r *room) hubFailed(what string, err error) {
 	r.hubPause = min(max(minPause, 2*r.hubPause), maxPause)
-	r.unreachable = true
+	r.unreachable, r.reached = true, false
+	if r.since.IsZero() {
+		r.since = r.now()
+	}
 	var f *fault.Error
 	if errors.As(err, &f) && f.RetryAfter > 0 {
 		r.hubPause = min(f.RetryAfter, maxPause)
@@ -321,18 +329,41 @@ func (r *room) pauseHub(d time.Duration) {
 	r.wakeAt(r.hubAfter)
 }
 
-func (r *room) hubReached() { r.hubPause, r.hubAfter, r.unreachable = 0, time.Time{}, false }
+func (r *room) hubReached() {
+	r.hubPause, r.hubAfter, r.unreachable, r.since, r.reached = 0, time.Time{}, false, time.Time{}, true
+}
 
 // hubSpoke: the hub is there; what waits because it was not need not wait any more.
 func (r *room) hubSpoke() {
 	if r.unreachable {
 		r.hubAfter, r.unreachable = time.Time{}, false
 	}
+	r.since, r.reached = time.Time{}, true
+}
+
+// reachability tells the room's users when their hub has not been reached for some time, and when it is back.
+func (r *room) reachability(ctx context.Context) (told bool, err error) {
+	if r.row.Status != store.ClientJoined || r.atHub() {
+		return false, nil
+	}
+	gone := !r.since.IsZero() && r.now().Sub(r.since) >= r.c.cfg.OfflineAfter
+	if gone == r.view.Offline || !gone && !r.reached {
+		return false, nil
+	}
+	v := *r.view
+	v.Offline = gone
+	notice := fmt.Sprintf("%s, which keeps this room, can be reached again.", r.uri.Domain)
+	if gone {
+		notice = fmt.Sprintf("%s, which keeps this room, cannot be reached. What is written here will be sent when it is back.", r.uri.Domain)
+	}
+	ch := &change{view: &v, events: []*eventRow{{Kind: adapter.Notice, TS: r.now().UnixMilli(), Notice: notice, Local: v.local(r.c.cfg.Domain, math.MaxInt64)}}}
+	return true, r.commit(ctx, ch)
 }
 
 // change is what one step does to a room; commit writes it in one transaction.
 type change struct {
 	full  bool                 // the group changed beyond its ratchets: epoch, proposals
+	view  *view                // without full: what the room looks like now
 	fresh []mls.RatchetRow     // the group is another one than before: its rows, in place of those on disk
 	out   bool                 // no local leaf is left: forget the group
 	lost  bool                 // with out: what is held of the group is of no use
@@ -364,6 +395,9 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 	row.State = nil
 	rows := ch.fresh
 	v := r.view
+	if ch.view != nil {
+		v, row.View = ch.view, ch.view.marshal()
+	}
 	if ch.full {
 		if !ch.lost {
 			pol, err := policy.ParseState(r.g.AppData())
@@ -406,6 +440,16 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 	r.differences(ch, v, row.Epoch)
 	wake := len(ch.events) > 0
 	err := r.c.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		if ch.view != nil && !ch.full {
+			if err := tx.PutClientView(&row); err != nil {
+				return err
+			}
+		}
+		if p := v.pair(); p != "" && ch.full {
+			if err := tx.PutDirectRoom(p, r.id); err != nil {
+				return err
+			}
+		}
 		if ch.full {
 			put := tx.PutClientView
 			if row.State != nil || ch.out {

@@ -315,5 +315,11 @@ CREATE TABLE member (
 	PRIMARY KEY (local_user, room_id)
 ) WITHOUT ROWID;
 CREATE INDEX member_room ON member (room_id);
+-- Direct rooms by the two users, sorted, with a blank between. There may be several for one pair.
+CREATE TABLE direct_room (
+	users   TEXT NOT NULL,
+	room_id TEXT NOT NULL,
+	PRIMARY KEY (users, room_id)
+) WITHOUT ROWID;
 `,
 }

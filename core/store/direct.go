@@ -1,0 +1,24 @@
+package store
+
+// DirectRooms lists the direct rooms of a pair of users, in order.
+func (tx *Tx) DirectRooms(users string) (rooms []string, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var r string
+		if err := scan(&r); err != nil {
+			return err
+		}
+		rooms = append(rooms, r)
+		return nil
+	}, `SELECT room_id FROM direct_room WHERE users=? ORDER BY room_id`, users)
+	return rooms, err
+}
+
+// PutDirectRoom notes a direct room.
+func (tx *Tx) PutDirectRoom(users, room string) error {
+	return tx.do(`INSERT INTO direct_room (users, room_id) VALUES (?, ?) ON CONFLICT (users, room_id) DO NOTHING`, users, room)
+}
+
+// DropDirectRoom forgets one that is over.
+func (tx *Tx) DropDirectRoom(room string) error {
+	return tx.do(`DELETE FROM direct_room WHERE room_id=?`, room)
+}
