@@ -75,9 +75,13 @@ type stored struct {
 
 func (s *stored) save(t testing.TB, g *Group) {
 	t.Helper()
+	must(t, s.put(g))
+}
+
+func (s *stored) put(g *Group) error {
 	c, err := g.TakeState()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if c.Epoch != nil {
 		s.epoch, s.pending = c.Epoch, nil
@@ -93,10 +97,17 @@ func (s *stored) save(t testing.TB, g *Group) {
 			s.rows[id] = bytes.Clone(r.Data)
 		}
 	}
+	return nil
 }
 
 func (s *stored) load(t testing.TB, cfg *Config) *Group {
 	t.Helper()
+	g, err := s.get(cfg)
+	must(t, err)
+	return g
+}
+
+func (s *stored) get(cfg *Config) (*Group, error) {
 	g, err := LoadGroup(cfg, s.epoch, func(yield func(RatchetRow) bool) {
 		for id, b := range s.rows {
 			if !yield(RatchetRow{id.epoch, id.leaf, id.kind, b}) {
@@ -104,13 +115,10 @@ func (s *stored) load(t testing.TB, cfg *Config) *Group {
 			}
 		}
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err == nil && s.pending != nil {
+		err = g.LoadPending(s.pending)
 	}
-	if s.pending != nil {
-		must(t, g.LoadPending(s.pending))
-	}
-	return g
+	return g, err
 }
 
 func newHall(t testing.TB, suite CipherSuite, creator *person, ext Extensions) *hall {
