@@ -905,13 +905,15 @@ func (v *passiveVector) run() error {
 		if g, err = keep.get(cfg); err != nil {
 			return err
 		}
+		// What is refused matters if the Commit refers to it, which it then cannot follow.
+		var refused error
 		for j, b := range e.Proposals {
 			m, err := ParseMessage(b)
 			if err == nil {
 				_, err = g.ReceiveProposal(m)
 			}
 			if err != nil {
-				return fmt.Errorf("epoch %d, proposal %d: %w", i, j, err)
+				refused = errors.Join(refused, fmt.Errorf("proposal %d: %w", j, err))
 			}
 		}
 		m, err := ParseMessage(e.Commit)
@@ -919,7 +921,7 @@ func (v *passiveVector) run() error {
 			_, err = g.Receive(m)
 		}
 		if err != nil {
-			return fmt.Errorf("epoch %d, commit: %w", i, err)
+			return fmt.Errorf("epoch %d, commit: %w", i, errors.Join(err, refused))
 		}
 		if !bytes.Equal(g.EpochAuthenticator(), e.Authenticator) {
 			return fmt.Errorf("epoch %d: epoch_authenticator differs", i)
