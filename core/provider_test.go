@@ -101,6 +101,7 @@ type provider struct {
 	wait   time.Duration // core.Config.Patience
 	gone   time.Duration // core.Config.OfflineAfter
 	delay  func() time.Duration
+	empty  time.Duration // store.Options.Checkpoint
 
 	core   *core.Provider
 	cancel context.CancelFunc
@@ -195,7 +196,7 @@ func (p *provider) start() *provider {
 	}
 	c, err := core.New(core.Config{
 		Domain: p.domain,
-		Store:  store.Options{Path: filepath.Join(p.dir, "mimi.db"), Key: make([]byte, store.KeySize)},
+		Store:  store.Options{Path: filepath.Join(p.dir, "mimi.db"), Key: make([]byte, store.KeySize), Checkpoint: p.empty},
 		Federation: federation.Config{
 			Certificate: func() (*tls.Certificate, error) { return cert, nil },
 			Roots:       p.net.roots, BaseURL: "https://" + p.addr, Resolve: p.net.resolve,

@@ -15,6 +15,10 @@
 // Secrets and message content are sealed (Sealer): the row names the key, and table, row key and column
 // are bound to the ciphertext, so that a sealed value moved elsewhere does not open.
 //
+// What is overwritten or deleted is overwritten in the file (secure_delete), and the write-ahead log is emptied into it
+// every minute (Options.Checkpoint) and on Close: a key that was used does not stay. That holds for the SQLite file and
+// its log. Nothing is claimed of the disk below them, of backups, or of PostgreSQL.
+//
 // The schema has from its first version what more than one node, rollback and sealing ask for:
 // node(id, until), room(owner, fence), an incarnation, and room_id leading every room key.
 package store

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	_ "modernc.org/sqlite" // the driver "sqlite", pure Go
 
@@ -33,6 +34,9 @@ type Options struct {
 	// which stands in the lock file, too; on PostgreSQL by the server's identity and timeline and the database's number.
 	// Group states in it must not be used any more, since their keys may have been.
 	Restored bool
+	// Checkpoint is how often SQLite's write-ahead log is emptied into the database, if anything was written: until then it
+	// holds what was overwritten or deleted, keys that were used among it. 0 is a minute. Close does it, too.
+	Checkpoint time.Duration
 	// Trace, if not nil, is called with each statement before it runs: for tests that count work. It may be called concurrently.
 	Trace func(query string)
 }
@@ -448,12 +452,28 @@ func (s *Store) writer() {
 		s.closeFiles()
 		close(s.done)
 	}()
+	var tick <-chan time.Time
+	if !s.postgres() {
+		every := s.o.Checkpoint
+		if every <= 0 {
+			every = time.Minute
+		}
+		t := time.NewTicker(every)
+		defer t.Stop()
+		tick = t.C
+	}
+	emptied := ^uint64(0) // of a log that a crash left, nothing is known
 	batch := make([]*job, 0, MaxBatch)
 	for {
 		batch = batch[:0]
 		select {
 		case j := <-s.work:
 			batch = append(batch, j)
+		case <-tick:
+			if s.commits != emptied && s.emptyLog() {
+				emptied = s.commits
+			}
+			continue
 		case <-s.quit:
 			for { // what was taken in before the end is still done
 				select {
@@ -476,6 +496,17 @@ func (s *Store) writer() {
 		}
 		s.run(tx, batch)
 	}
+}
+
+// emptyLog writes SQLite's write-ahead log into the database and makes it empty. It does not wait long for readers, behind
+// whom it cannot go: then it is false, and there is a next time.
+func (s *Store) emptyLog() bool {
+	ctx := context.Background()
+	s.conn.ExecContext(ctx, "PRAGMA busy_timeout=100")
+	defer s.conn.ExecContext(ctx, "PRAGMA busy_timeout=10000")
+	var busy, frames, done int
+	err := s.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &done)
+	return err == nil && busy == 0
 }
 
 func (s *Store) run(tx *Tx, batch []*job) {
