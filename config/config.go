@@ -19,6 +19,8 @@ type Config struct {
 
 	Federation Federation `yaml:"federation"`
 	Storage    Storage    `yaml:"storage"`
+	Assets     Assets     `yaml:"assets"`
+	Retention  Retention  `yaml:"retention"`
 	Secrets    Secrets    `yaml:"secrets"`
 	Admin      Management `yaml:"admin"`
 
@@ -112,6 +114,25 @@ type Storage struct {
 	Postgres     string `yaml:"postgres" secret:"yes"`
 	PostgresFile string `yaml:"postgres_file"`
 	PostgresEnv  string `yaml:"postgres_env"`
+}
+
+// Assets are the files of users: attachments, encrypted, and pictures of users and rooms. They are served to whoever knows
+// their names, which are random.
+type Assets struct {
+	// Folder is where they lie. Default: the database's name with "-assets" instead of its extension.
+	Folder string `yaml:"folder"`
+	// MaxFile is the most that one file may have, to and from here. Default "100 MB".
+	MaxFile Octets `yaml:"max_file"`
+	// Quota is the most that all files of one user may have. Default "1 GB".
+	Quota Octets `yaml:"quota"`
+	// Cache is the space for copies of files that lie elsewhere. Default "1 GB".
+	Cache Octets `yaml:"cache"`
+}
+
+// Retention is for how long things are kept. What is over is deleted within the hour.
+type Retention struct {
+	// Attachments that local users have sent: recipients may fetch them for that long. Default "30 days".
+	Attachments Duration `yaml:"attachments"`
 }
 
 // Secrets is what the provider itself keeps secret.

@@ -1,6 +1,9 @@
 package config
 
 import (
+	"fmt"
+	"time"
+
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,6 +108,25 @@ func TestDefaults(t *testing.T) {
 	})
 }
 
+func TestUnits(t *testing.T) {
+	c, err := Load(write(t, "domain: example.org\nnetwork:\n  xmpp:\n    secret_file: component.secret\n"+federation+
+		"assets:\n  folder: files\n  max_file: 5 MB\n  quota: 2gb\n  cache: 1048576\nretention:\n  attachments: 2 weeks\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Assets.MaxFile != 5<<20 || c.Assets.Quota != 2<<30 || c.Assets.Cache != 1<<20 || c.Retention.Attachments != 14*Day || filepath.Base(c.Assets.Folder) != "files" {
+		t.Errorf("%+v %+v", c.Assets, c.Retention)
+	}
+	if got := fmt.Sprint(c.Assets.MaxFile, c.Assets.Quota, c.Retention.Attachments, Day, Octets(1000), Duration(90*time.Second), Duration(2*time.Hour)); got != "5 MB 2 GB 14 days 1 day 1000 90 seconds 2 hours" {
+		t.Error(got)
+	}
+	for text, want := range map[string]Duration{"1 day": Day, "90s": Day / 960, "10 minutes": Day / 144, "12h": Day / 2, "1 second": Day / 86400} {
+		if got, err := quantity(text, durationUnits); err != nil || Duration(got) != want {
+			t.Errorf("%s is %d, %v", text, got, err)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	good := "domain: example.org\nnetwork:\n  xmpp:\n    secret_file: component.secret\n" + federation
 	for _, tc := range []struct {
@@ -146,6 +168,11 @@ func TestErrors(t *testing.T) {
 		{"log level", good + "log:\n  level: loud\n", []string{":10: log.level: \"loud\" is no level"}},
 		{"sealing key missing", good + "secrets:\n  key_file: other.key\n", []string{":10: secrets.key_file: there is no file", "mimibridge init"}},
 		{"sealing key is something else", good + "secrets:\n  key_file: component.secret\n", []string{":10: secrets.key_file: it is not a sealing key"}},
+		{"size", good + "assets:\n  max_file: 100 parsecs\n", []string{`:10: "100 parsecs" is not a size`, "for instance 100 MB"}},
+		{"size of nothing", good + "assets:\n  max_file: 0 MB\n", []string{":10: "}},
+		{"size beyond all", good + "assets:\n  max_file: 9999999 TB\n", []string{":10: "}},
+		{"quota below a file", good + "assets:\n  quota: 1 MB\n", []string{":10: assets.quota: is less"}},
+		{"span of time", good + "retention:\n  attachments: -3 days\n", []string{`:10: "-3 days" is not a span of time`, "for instance 30 days"}},
 		{"too large", strings.Repeat("#", maxFile+1), []string{"larger than 1 MiB"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -275,6 +275,9 @@ func yamlErrors(file string, err error) error {
 			e.Line, _ = strconv.Atoi(m[1])
 			e.Text = m[2]
 		}
+		if text, cure, ok := strings.Cut(e.Text, unitCure); ok {
+			e.Text, e.Cure = text, cure
+		}
 		if m := yamlType.FindStringSubmatch(e.Text); m != nil {
 			kinds := map[string]string{"seq": "a list", "map": "a mapping", "str": "a string", "int": "a number", "bool": "true or false", "float": "a number"}
 			e.Text, e.Cure = "the value is "+kinds[m[1]]+", not what belongs here", "write a "+goKind(m[2])
@@ -334,6 +337,14 @@ func (c *Config) setDefaults() {
 	if st := &c.Storage; st.Postgres == "" && st.PostgresFile == "" && st.PostgresEnv == "" {
 		def(&st.SQLite, "mimibridge.db")
 	}
+	if c.Storage.SQLite != "" {
+		def(&c.Assets.Folder, strings.TrimSuffix(c.Storage.SQLite, filepath.Ext(c.Storage.SQLite))+"-assets")
+	}
+	def(&c.Assets.Folder, "mimibridge-assets")
+	defN(&c.Assets.MaxFile, 100<<20)
+	defN(&c.Assets.Quota, 1<<30)
+	defN(&c.Assets.Cache, 1<<30)
+	defN(&c.Retention.Attachments, 30*Day)
 	if c.Secrets.KeyEnv == "" {
 		def(&c.Secrets.KeyFile, "sealing.key")
 	}
@@ -346,6 +357,12 @@ func (c *Config) setDefaults() {
 	def(&c.Log.Format, "auto")
 	if c.Permissions == nil && c.LocalDomain() != "" {
 		c.Permissions = Permissions{foldID(c.LocalDomain()): User.String()}
+	}
+}
+
+func defN[T Octets | Duration](p *T, v T) {
+	if *p == 0 {
+		*p = v
 	}
 }
 
@@ -477,6 +494,9 @@ func (c *Config) validate(v *validator) {
 		folded[foldID(id)] = level
 	}
 	c.Permissions = folded
+	if c.Assets.Quota < c.Assets.MaxFile {
+		v.fail("assets.quota", "is less than one file may have", "make it larger than assets.max_file")
+	}
 	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level) {
 		v.fail("log.level", fmt.Sprintf("%q is no level", clip(c.Log.Level)), "trace, debug, info, warn or error")
 	}
@@ -486,7 +506,7 @@ func (c *Config) validate(v *validator) {
 }
 
 func (c *Config) resolvePaths(dir string) {
-	paths := []*string{&c.Federation.CertFile, &c.Federation.KeyFile, &c.Federation.CAFile, &c.Federation.Record, &c.Storage.SQLite, &c.Storage.PostgresFile, &c.Secrets.KeyFile, &c.Admin.Socket, &c.Admin.TokenFile}
+	paths := []*string{&c.Federation.CertFile, &c.Federation.KeyFile, &c.Federation.CAFile, &c.Federation.Record, &c.Storage.SQLite, &c.Storage.PostgresFile, &c.Secrets.KeyFile, &c.Admin.Socket, &c.Admin.TokenFile, &c.Assets.Folder}
 	if x := c.Network.XMPP; x != nil {
 		paths = append(paths, &x.SecretFile)
 	}

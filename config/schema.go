@@ -78,6 +78,9 @@ func value(t reflect.Type, tag reflect.StructTag, docs map[string]string) map[st
 		if t.String() == "time.Duration" {
 			return map[string]any{"type": "string"}
 		}
+		if t == reflect.TypeOf(Octets(0)) || t == reflect.TypeOf(Duration(0)) {
+			return map[string]any{"type": []string{"string", "integer"}}
+		}
 		return map[string]any{"type": "integer"}
 	}
 	return map[string]any{"type": "string"}

@@ -53,6 +53,8 @@ type Config struct {
 	OfflineAfter time.Duration
 	// Retention is how long events are kept that the adapters have shown; 0 is 7 days.
 	Retention time.Duration
+	// Assets says where files of users lie and how much of them there may be.
+	Assets AssetsConfig
 	// WrapHub, if set, is put around the way to the hubs of other providers, for tests that lose answers.
 	WrapHub func(port.Hub) port.Hub
 	// WrapNotify, if set, is put around the way from the hubs to the own clients, for tests that repeat, delay and reorder.
@@ -71,6 +73,7 @@ type Provider struct {
 
 	started  atomic.Pointer[time.Time]
 	stopping atomic.Bool
+	files    *files
 }
 
 // New opens the databases and wires everything. Nothing is served before Run. The caller must call Run or Close.
@@ -122,7 +125,11 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.WrapHub != nil {
 		r.ownHub = cfg.WrapHub(p.Hub)
 	}
-	p.server = federation.NewServer(fc, federation.Ports{Hub: p.Hub, Notify: r.ownNotify, Keys: p.Client})
+	if p.files, err = newFiles(p, fc); err != nil {
+		p.Close()
+		return nil, err
+	}
+	p.server = federation.NewServer(fc, federation.Ports{Hub: p.Hub, Notify: r.ownNotify, Keys: p.Client, Assets: p.files.own, Downloads: p.files})
 	return p, nil
 }
 
@@ -171,6 +178,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	}
 	start("hub", p.Hub.Run)
 	start("client", p.Client.Run)
+	start("files", p.files.run)
 	start("federation", func(ctx context.Context) error { return p.server.Serve(ctx, ln) })
 	for _, h := range p.hosts {
 		start(h.adapter.Name(), h.run)
@@ -195,6 +203,9 @@ func (p *Provider) Run(ctx context.Context) error {
 func (p *Provider) Close() error {
 	for _, h := range p.hosts {
 		h.db.Close()
+	}
+	if p.files != nil {
+		p.files.cache.Close()
 	}
 	if p.store != nil {
 		return p.store.Close()

@@ -181,6 +181,8 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 		Level:      func(id string) adapter.Level { return levels[d.config.Load().Permissions.Level(id)] },
 		Log:        d.log,
 		Up:         func() { _ = sdnotify.Send(sdnotify.Ready) },
+		Assets: core.AssetsConfig{Folder: c.Assets.Folder, MaxFile: int64(c.Assets.MaxFile), Quota: int64(c.Assets.Quota),
+			Cache: int64(c.Assets.Cache), Life: time.Duration(c.Retention.Attachments)},
 	}, closeRecord, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -54,6 +55,7 @@ type Client struct {
 	peers    map[string]*peer
 	pools    map[poolKey]*http.Client
 	contacts map[string]*Contact
+	learnt   time.Time // when AssetPeer asked for directories last
 }
 
 // NewClient makes a client.
@@ -140,6 +142,7 @@ type peer struct {
 	dir     map[string]string
 	fetched time.Time
 	expires time.Time
+	origins atomic.Pointer[[]string] // hosts of the directory fetched last, read without mu
 }
 
 func (c *Client) peer(domain string) *peer {
@@ -154,6 +157,7 @@ func (c *Client) peer(domain string) *peer {
 			c.forget(other)
 		}
 		p = &peer{}
+		p.origins.Store(new([]string))
 		c.peers[domain] = p
 	}
 	return p
@@ -197,6 +201,8 @@ func (c *Client) directory(ctx context.Context, domain string, notBefore time.Ti
 		return nil, time.Time{}, err
 	}
 	p.dir, p.fetched, p.expires = dir, now, now.Add(ttl)
+	os := origins(dir)
+	p.origins.Store(&os)
 	return dir, now, nil
 }
 
@@ -245,6 +251,14 @@ func (c *Client) ttl(h http.Header) time.Duration {
 // expand puts a URI into a template of a directory, or its domain where the variable's name asks for that: the draft has
 // consent with either.
 func expand(template string, target mimiuri.URI) (*url.URL, error) {
+	_, rest, _ := strings.Cut(template, "{")
+	if variable, _, _ := strings.Cut(rest, "}"); strings.HasSuffix(strings.ToLower(variable), "domain") {
+		return expandWith(template, target.Domain)
+	}
+	return expandWith(template, target.String())
+}
+
+func expandWith(template, value string) (*url.URL, error) {
 	if len(template) > maxURL {
 		return nil, errors.New("the URL is too long")
 	}
@@ -252,10 +266,6 @@ func expand(template string, target mimiuri.URI) (*url.URL, error) {
 	_, after, ok2 := strings.Cut(rest, "}")
 	if !ok || !ok2 || strings.ContainsAny(after, "{}") {
 		return nil, errors.New("the URL has not exactly one variable")
-	}
-	value := target.String()
-	if variable := strings.TrimSuffix(rest, "}"+after); strings.HasSuffix(strings.ToLower(variable), "domain") {
-		value = target.Domain
 	}
 	u, err := url.Parse(before + escape(value) + after)
 	switch {

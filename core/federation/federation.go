@@ -61,6 +61,8 @@ const (
 	epRequestConsent  = "requestConsent"
 	epUpdateConsent   = "updateConsent"
 	epIdentifierQuery = "identifierQuery"
+	epProxyDownload   = "proxyDownload"
+	epAsset           = "asset" // of our own, not in the directory: messages have the whole URL
 )
 
 // endpoints and the name of the variable in their URL.
@@ -74,6 +76,7 @@ var endpoints = map[string]string{
 	epRequestConsent:  "targetUser",
 	epUpdateConsent:   "requesterUser",
 	epIdentifierQuery: "domain",
+	epProxyDownload:   "downloadUrl",
 }
 
 // Directions of a Recorder.
@@ -121,6 +124,8 @@ type Limits struct {
 	PerPeer     int   // requests of one peer served at the same time, more get 429: 64
 	PeerRate    int   // requests of one peer in a second, over ten seconds, more get 429: 1,000
 	InFlight    int   // requests served at the same time, more wait: 256
+	Downloads   int   // files that are being sent at the same time, more get 503: 128
+	PerDownload int   // of these to one peer, or to one address without a certificate, more get 429: 32
 
 	HeaderTimeout  time.Duration // for the TLS handshake and for a request's headers: 10 s
 	ReadTimeout    time.Duration // for a whole request, body included: 60 s
@@ -148,6 +153,8 @@ func (c Config) withDefaults() Config {
 	orDefault(&l.PerPeer, 64)
 	orDefault(&l.PeerRate, 1000)
 	orDefault(&l.InFlight, 256)
+	orDefault(&l.Downloads, 128)
+	orDefault(&l.PerDownload, 32)
 	orDefault(&l.HeaderTimeout, 10*time.Second)
 	orDefault(&l.ReadTimeout, time.Minute)
 	orDefault(&l.HandlerTimeout, time.Minute)

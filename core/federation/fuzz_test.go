@@ -35,7 +35,7 @@ func FuzzHandler(f *testing.F) {
 		Domain: "a.example", Roots: ca.Pool(), Log: zerolog.Nop(), BaseURL: "https://a.example/base",
 		Certificate: func() (*tls.Certificate, error) { return cert, nil },
 		Limits:      federation.Limits{SubmitBody: 500, Body: 1000},
-	}, federation.Ports{Hub: p, Notify: p, Keys: keyPort{p}, People: p})
+	}, federation.Ports{Hub: p, Notify: p, Keys: keyPort{p}, People: p, Assets: filePort{p}, Downloads: filePort{p}})
 	handler := server.Handler()
 
 	const room = "mimi%3A%2F%2Fa.example%2Fr%2Fx"
@@ -48,6 +48,11 @@ func FuzzHandler(f *testing.F) {
 	f.Add("POST", "/base/v1/requestConsent/mimi%3A%2F%2Fa.example%2Fu%2Falice", "mimi@b.example", true, consent(wire.ConsentRequest, userB, userA))
 	f.Add("POST", "/base/v1/updateConsent/a.example", "mimi@b.example", true, consent(wire.ConsentGrant, userA, userB))
 	f.Add("POST", "/base/v1/identifierQuery/a.example", "mimi@b.example", true, []byte("x"))
+	f.Add("GET", "/base/v1/proxyDownload/https%3A%2F%2Fb.example%2Ff%3Fx", "mimi@b.example", true, []byte{})
+	f.Add("GET", "/base/v1/proxyDownload/https://b.example/f?x=y", "mimi@b.example", true, []byte{})
+	f.Add("GET", "/base/v1/proxyDownload/http:%2F%2Fb.example", "mimi@b.example", true, []byte{})
+	f.Add("GET", "/base/v1/asset/0123", "", false, []byte{})
+	f.Add("HEAD", "/base/v1/asset/", "", false, []byte{})
 	f.Add("GET", federation.DirectoryPath, "", false, []byte{})
 	f.Add("PUT", "/base//v1/../update/%2e%2e/?x=%zz", "mimi@c.example", true, []byte{})
 	f.Fuzz(func(t *testing.T, method, target, from string, certified bool, body []byte) {
@@ -92,6 +97,14 @@ func FuzzHandler(f *testing.F) {
 			}
 			hub := c.method != "Notify" && c.method != "keys.KeyMaterial"
 			switch {
+			case c.method == "Asset":
+				if method != "GET" && method != "HEAD" || !strings.HasPrefix(u.EscapedPath(), "/base/v1/asset/") {
+					t.Fatalf("called: %+v", c)
+				}
+			case c.method == "ProxyDownload":
+				if !certified || method != "GET" || c.from != "b.example" || !strings.HasPrefix(strings.ToLower(c.body), "https://") {
+					t.Fatalf("called: %+v", c)
+				}
 			case !certified || method != "POST" || len(body) > 1000:
 				t.Fatalf("called: %+v", c)
 			case c.method == "Notify" && (c.from != "a.example" || c.room.Domain != "b.example"),

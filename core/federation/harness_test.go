@@ -18,6 +18,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/wire"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
@@ -104,6 +105,23 @@ func (k keyPort) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 	return k.p.answer(ctx, call{method: "keys.KeyMaterial", from: from, room: mimiuri.URI{}, target: target, body: string(body)})
 }
 
+// filePort has one file: its name, or URL, is its content.
+type filePort struct{ p *ports }
+
+func (f filePort) Asset(ctx context.Context, name string) (*port.Asset, error) {
+	_, err := f.p.answer(ctx, call{method: "Asset", body: name})
+	return &port.Asset{Body: seekable{strings.NewReader(name)}, Size: int64(len(name)), Type: "image/png"}, err
+}
+
+func (f filePort) ProxyDownload(ctx context.Context, from, u string) (*port.Asset, error) {
+	_, err := f.p.answer(ctx, call{method: "ProxyDownload", from: from, body: u})
+	return &port.Asset{Body: io.NopCloser(strings.NewReader(u)), Size: -1}, err
+}
+
+type seekable struct{ *strings.Reader }
+
+func (seekable) Close() error { return nil }
+
 // logBuffer is a log that a test reads while others write.
 type logBuffer struct {
 	mu sync.Mutex
@@ -138,6 +156,8 @@ type network struct {
 	t       *testing.T
 	ca      *testnet.CA
 	resolve map[string]string // filled before a provider is started
+
+	downloads port.Downloads // instead of a filePort
 }
 
 func newNetwork(t *testing.T) *network {
@@ -189,8 +209,12 @@ func (n *network) start(domain string, change func(*federation.Config)) *provide
 	if change != nil {
 		change(&p.cfg)
 	}
+	downloads := n.downloads
+	if downloads == nil {
+		downloads = filePort{p.ports}
+	}
 	n.resolve[domain] = p.addr
-	p.server = federation.NewServer(p.cfg, federation.Ports{Hub: p.ports, Notify: p.ports, Keys: keyPort{p.ports}, People: p.ports})
+	p.server = federation.NewServer(p.cfg, federation.Ports{Hub: p.ports, Notify: p.ports, Keys: keyPort{p.ports}, People: p.ports, Assets: filePort{p.ports}, Downloads: downloads})
 	p.client = federation.NewClient(p.cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)

@@ -40,6 +40,7 @@ type Server struct {
 	mu       sync.Mutex
 	peers    map[string]int // requests under way; a peer without any is not in it
 	rates    map[string]*rate
+	sending  map[string]int // files under way, by peer or address; all of them by ""
 }
 
 // Ports are the doors of this provider that the server opens to others. One that is nil answers "not found".
@@ -48,13 +49,16 @@ type Ports struct {
 	Notify port.Notify
 	Keys   port.Keys
 	People port.People
+
+	Assets    port.Assets
+	Downloads port.Downloads
 }
 
 // NewServer makes a server for the ports of this provider.
 func NewServer(cfg Config, ports Ports) *Server {
 	cfg = cfg.withDefaults()
 	s := &Server{cfg: cfg, ports: ports, log: burst(cfg.Log),
-		inFlight: make(chan struct{}, cfg.Limits.InFlight), peers: map[string]int{}, rates: map[string]*rate{}}
+		inFlight: make(chan struct{}, cfg.Limits.InFlight), peers: map[string]int{}, rates: map[string]*rate{}, sending: map[string]int{}}
 	if u, err := url.Parse(cfg.BaseURL); err == nil {
 		s.prefix = u.EscapedPath()
 	}
@@ -151,6 +155,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		if p == nil {
 			return
 		}
+		if p == http.ErrAbortHandler {
+			panic(p) // a file broke off
+		}
 		s.counters.add("panics")
 		s.log.Error().Str("endpoint", c.endpoint).Str("peer", c.peer).Str("panic", fmt.Sprintf("%T", p)).
 			Bytes("stack", debug.Stack()).Msg("a request handler failed")
@@ -168,6 +175,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		c.endpoint = "directory"
 		s.counters.add("requests.directory")
 		s.serveDirectory(w, r)
+		return
+	}
+	if name, ok := strings.CutPrefix(path, "/v1/"+epAsset+"/"); ok {
+		c.endpoint = epAsset
+		s.counters.add("requests." + epAsset)
+		if err := s.serveAsset(w, r, c, name, &answered); err != nil {
+			s.refuse(w, r, c, err)
+		}
+		return
+	}
+	if target, ok := strings.CutPrefix(path, "/v1/"+epProxyDownload+"/"); ok {
+		c.endpoint = epProxyDownload
+		s.counters.add("requests." + epProxyDownload)
+		if err := s.serveDownload(w, r, c, target, &answered); err != nil {
+			s.refuse(w, r, c, err)
+		}
 		return
 	}
 	body, status, err := s.answer(w, r, c, path)
@@ -239,37 +262,11 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 		s.counters.add("requests." + name)
 	}
 
-	// Who is it? Nothing is read or said before that.
-	c.claimed = trimmed([]byte(strings.Join(r.Header.Values("From"), ", ")))
-	id := s.identityOf(r)
-	if id.err != nil {
-		s.counters.add("refused.certificate")
-		return nil, 0, id.err
-	}
-	from, err := parseFrom(r.Header)
+	// Nothing is read or said before that.
+	from, err := s.authenticate(r, c)
 	if err != nil {
-		s.counters.add("refused.from")
 		return nil, 0, err
 	}
-	if err := id.speaksFor(from, s.cfg.Now()); err != nil {
-		s.counters.add("refused.from")
-		return nil, 0, err
-	}
-	c.peer = from
-	if s.cfg.Peer != nil {
-		if err := s.cfg.Peer(from); err != nil {
-			s.counters.add("refused.peer")
-			return nil, 0, err
-		}
-	}
-	if err := s.pace(from); err != nil {
-		s.counters.add("refused.rate")
-		if s.cfg.Limited != nil {
-			s.cfg.Limited(from)
-		}
-		return nil, 0, err
-	}
-
 	if !known {
 		return nil, 0, fault.New(fault.NotFound, "there is no such endpoint")
 	}
@@ -307,6 +304,39 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // not every ResponseWriter can
 	s.cfg.record(DirectionIn, from, r.URL.EscapedPath(), b)
 	return s.dispatch(ctx, name, from, target, b)
+}
+
+// authenticate says which provider asks, and whether it may.
+func (s *Server) authenticate(r *http.Request, c *call) (from string, err error) {
+	c.claimed = trimmed([]byte(strings.Join(r.Header.Values("From"), ", ")))
+	id := s.identityOf(r)
+	if id.err != nil {
+		s.counters.add("refused.certificate")
+		return "", id.err
+	}
+	if from, err = parseFrom(r.Header); err != nil {
+		s.counters.add("refused.from")
+		return "", err
+	}
+	if err := id.speaksFor(from, s.cfg.Now()); err != nil {
+		s.counters.add("refused.from")
+		return "", err
+	}
+	c.peer = from
+	if s.cfg.Peer != nil {
+		if err := s.cfg.Peer(from); err != nil {
+			s.counters.add("refused.peer")
+			return "", err
+		}
+	}
+	if err := s.pace(from); err != nil {
+		s.counters.add("refused.rate")
+		if s.cfg.Limited != nil {
+			s.cfg.Limited(from)
+		}
+		return "", err
+	}
+	return from, nil
 }
 
 // parseTarget reads the path's variable: the URI percent-encoded as one segment, or as it is. At the endpoints about people

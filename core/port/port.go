@@ -11,6 +11,8 @@ package port
 
 import (
 	"context"
+	"io"
+	"time"
 
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
@@ -72,4 +74,26 @@ type Rooms interface {
 type Agents struct {
 	Sender   mls.ExternalSender     // external_senders entry (RFC 9420 section 12.1.8.1)
 	Franking wire.FrankingAgentData // franking_agent component
+}
+
+// Asset is an open file: an attachment as it was encrypted, or something published.
+type Asset struct {
+	Body io.ReadCloser // an io.Seeker, too, if the file is complete here
+	Size int64         // octets, -1 if it is not known yet
+	// Type is the media type of what was published, "" for octets of no known type.
+	Type    string
+	Expires time.Time // when it will be gone; zero for never, or not known
+}
+
+// Assets is what is stored here for anybody who knows its name (section "Direct download").
+type Assets interface {
+	// Asset opens a file; the caller closes its Body. A name that is none, or of a file that is gone, is a NotFound fault.
+	Asset(ctx context.Context, name string) (*Asset, error)
+}
+
+// Downloads is what a hub fetches for its followers (section "Download using a hub proxy").
+type Downloads interface {
+	// ProxyDownload opens what is at an https URL of the asset domain of this provider or of one of its peers; other
+	// URLs are Forbidden. Body may still be arriving while it is read.
+	ProxyDownload(ctx context.Context, from, downloadURL string) (*Asset, error)
 }

@@ -552,3 +552,15 @@ func (tx *Tx) HasMessage(room string, id []byte, sender string) (bool, error) {
 	var n int
 	return tx.one([]any{&n}, `SELECT 1 FROM message WHERE room_id=? AND message_id=? AND sender=?`, room, id, sender)
 }
+
+// ClientViews calls fn for every room with users here and its view.
+func (tx *Tx) ClientViews(fn func(room string, view []byte) error) error {
+	return tx.each(func(scan func(...any) error) error {
+		var room string
+		var view []byte
+		if err := scan(&room, &view); err != nil {
+			return err
+		}
+		return fn(room, view)
+	}, `SELECT room_id, view FROM client_room WHERE status=? ORDER BY room_id`, ClientJoined)
+}

@@ -321,5 +321,17 @@ CREATE TABLE direct_room (
 	room_id TEXT NOT NULL,
 	PRIMARY KEY (users, room_id)
 ) WITHOUT ROWID;
+
+-- Files kept for users here. The octets lie in a file of that name. type: '' for an attachment; expires: ms, 0 for never.
+CREATE TABLE asset (
+	name    TEXT    NOT NULL PRIMARY KEY,
+	user    TEXT    NOT NULL,
+	size    INTEGER NOT NULL,
+	type    TEXT    NOT NULL,
+	created INTEGER NOT NULL,
+	expires INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX asset_user ON asset (user);
+CREATE INDEX asset_expires ON asset (expires);
 `,
 }

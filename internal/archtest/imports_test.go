@@ -30,11 +30,12 @@ var mayImport = map[string][]string{
 	"core/adapter":          {"core/content", "core/mimiuri", "core/policy", "core/fault"},
 	"core/port":             {"core/wire", "core/policy", "core/fault"},
 	"core/store":            {"core/fault"},
+	"core/assets":           {"core/store", "core/port"},
 	"core/internal/mailbox": {"core/fault"},
 	"core/hub":              {"core/port", "core/store", "core/adapter", "core/internal/mailbox"},
 	"core/client":           {"core/port", "core/store", "core/adapter", "core/internal/mailbox"},
 	"core/federation":       {"core/port", "core/store", "core/adapter", "core/internal/mailbox"},
-	"core":                  {"core/hub", "core/client", "core/federation"},
+	"core":                  {"core/hub", "core/client", "core/federation", "core/assets"},
 	"config":                {"core/mimiuri"},
 }
 
