@@ -341,6 +341,9 @@ func (r *Reply) text() string {
 		for _, u := range r.Banned {
 			fmt.Fprintf(&b, "  %-40s banned\n", short(u))
 		}
+		if len(r.Roles) > 0 {
+			fmt.Fprintf(&b, "  roles: %s\n", strings.Join(slices.Sorted(maps.Values(r.Roles)), ", "))
+		}
 	}
 	if r.Room != nil {
 		room(r.Room)

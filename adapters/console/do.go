@@ -255,7 +255,7 @@ func (a *Adapter) role(ctx context.Context, h adapter.Host, room mimiuri.URI, na
 	}
 	var names []string
 	for _, role := range r.Roles {
-		if strings.EqualFold(role.Name, name) {
+		if strings.EqualFold(role.Name, strings.NewReplacer("-", "_", " ", "_").Replace(name)) {
 			return role.Index, nil
 		}
 		names = append(names, role.Name)

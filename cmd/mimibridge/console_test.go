@@ -140,6 +140,54 @@ func TestTwoDaemons(t *testing.T) {
 	alice.event("left", "mimi://b.example/u/bob")
 }
 
+// TestRoomLifeByConsole: roles, bans, metadata, open rooms and the end of a room, between two daemons.
+func TestRoomLifeByConsole(t *testing.T) {
+	ps := newProviders(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	const room = "mimi://a.example/r/hall"
+	const bobURI = "mimi://b.example/u/bob"
+	alice, bob := a.chat("alice", room), b.chat("bob", room)
+	alice.do(console.Request{Do: "create", Text: "Hall", Preset: "moderated"})
+	alice.event("joined", "mimi://a.example/u/alice")
+	bob.do(console.Request{Do: "join"})
+	bob.await("a refusal: the room is not open", func(l console.Line) bool { return l.Event == "refused" })
+	alice.do(console.Request{Do: "invite", User: bobURI})
+	bob.event("joined", bobURI)
+	alice.event("joined", bobURI)
+
+	alice.do(console.Request{Do: "subject", Text: "masks"})
+	bob.event("metadata", "")
+	bob.do(console.Request{Do: "kick", User: "alice@a.example"})
+	bob.await("a refusal: no right to", func(l console.Line) bool { return l.Event == "refused" && l.User == "mimi://a.example/u/alice" })
+	alice.do(console.Request{Do: "role", User: bobURI, Role: "Speaker"})
+	bob.event("role", bobURI)
+	if out := a.ok("room", "show", room); !strings.Contains(out, "masks") {
+		t.Errorf("room show: %s", out)
+	}
+	alice.do(console.Request{Do: "role", User: bobURI, Role: "emperor"})
+	if l := alice.await("an error", func(l console.Line) bool { return l.Event == "error" }); !strings.Contains(l.Error, "there are") {
+		t.Errorf("an unknown role: %q", l.Error)
+	}
+	alice.do(console.Request{Do: "ban", User: bobURI, Reason: "a Montague"})
+	bob.event("left", bobURI)
+	alice.event("banned", bobURI)
+	if out := a.ok("room", "members", room); !strings.Contains(out, "banned") {
+		t.Errorf("room members: %s", out)
+	}
+	alice.do(console.Request{Do: "invite", User: bobURI, ID: "again"})
+	alice.await("a refusal: banned", func(l console.Line) bool { return l.Event == "refused" && l.Own == "again" })
+	alice.do(console.Request{Do: "unban", User: bobURI})
+	alice.event("unbanned", bobURI)
+	n := len(bob.seen)
+	alice.do(console.Request{Do: "invite", User: bobURI, ID: "third"})
+	alice.await("the third invitation", func(l console.Line) bool { return l.Event == "joined" && l.Own == "third" })
+	bob.seen = bob.seen[n:]
+	bob.event("joined", bobURI)
+	alice.do(console.Request{Do: "destroy"})
+	bob.await("the end", func(l console.Line) bool { return l.Event == "closed" || l.Event == "left" && l.User == bobURI })
+	alice.await("the end", func(l console.Line) bool { return l.Event == "closed" || l.Event == "left" && l.User == "mimi://a.example/u/alice" })
+}
+
 // TestSocketAndListener: what the admin socket and the listener give, and to whom.
 func TestSocketAndListener(t *testing.T) {
 	p := newProviders(t, "a.example")[0].start()
