@@ -185,7 +185,9 @@ func TestRoomLifeByConsole(t *testing.T) {
 	bob.event("joined", bobURI)
 	alice.do(console.Request{Do: "destroy"})
 	bob.await("the end", func(l console.Line) bool { return l.Event == "closed" || l.Event == "left" && l.User == bobURI })
-	alice.await("the end", func(l console.Line) bool { return l.Event == "closed" || l.Event == "left" && l.User == "mimi://a.example/u/alice" })
+	alice.await("the end", func(l console.Line) bool {
+		return l.Event == "closed" || l.Event == "left" && l.User == "mimi://a.example/u/alice"
+	})
 }
 
 // TestSocketAndListener: what the admin socket and the listener give, and to whom.
