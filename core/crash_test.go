@@ -29,7 +29,6 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
-	"github.com/mimibridge/mimibridge/core/store"
 )
 
 // childEnv, if set, makes the test's binary a provider: it is a childConfig.
@@ -144,7 +143,7 @@ func runChild(config string) error {
 	}
 	a := &paper{f: f, host: make(chan adapter.Host, 1)}
 	p, err := core.New(core.Config{
-		Domain: c.Domain, Store: store.Options{Path: filepath.Join(c.Dir, "mimi.db"), Key: make([]byte, store.KeySize)},
+		Domain: c.Domain, Store: storeOptions(c.Dir),
 		Federation: federation.Config{Certificate: func() (*tls.Certificate, error) { return &cert, nil }, Roots: roots, BaseURL: "https://" + c.Addr, Resolve: c.Resolve},
 		Listener:   ln, Adapters: []adapter.Adapter{a}, Log: zerolog.New(os.Stderr).Level(zerolog.DebugLevel).With().Timestamp().Logger(),
 		CommitDelay: func() time.Duration { return 20 * time.Millisecond },

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/wire"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 // way is a provider's way to hubs, in which a test stands. Each func may be nil; it decides about one request, which it
@@ -134,7 +134,12 @@ func (p *provider) restart() {
 // sql opens the provider's database beside it.
 func (p *provider) sql(t *testing.T, fn func(db *sql.DB) error) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(p.dir, "mimi.db")+"?_pragma=busy_timeout(10000)")
+	o := storeOptions(p.dir)
+	driver, dsn := "sqlite", "file:"+o.Path+"?_pragma=busy_timeout(10000)"
+	if o.Postgres != "" {
+		driver, dsn = "pgx", o.Postgres
+	}
+	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +316,22 @@ func resyncs(p *provider) uint64 { return p.core.Client.Counters.Resyncs.Load() 
 func (p *provider) copy(t *testing.T) (restore func()) {
 	t.Helper()
 	p.stop()
-	path := filepath.Join(p.dir, "mimi.db")
+	o := storeOptions(p.dir)
+	if o.Postgres != "" {
+		ctx, copied := context.Background(), o.Path+"-copy"
+		if err := testnet.CopyPostgres(ctx, o.Path, copied); err != nil {
+			t.Fatal(err)
+		}
+		p.start()
+		return func() {
+			p.stop()
+			if err := testnet.CopyPostgres(ctx, copied, o.Path); err != nil {
+				t.Fatal(err)
+			}
+			p.start()
+		}
+	}
+	path := o.Path
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -593,7 +613,7 @@ func TestFaults(t *testing.T) {
 		}},
 		{"the group's state is damaged", func(t *testing.T, w *world) {
 			w.b.stop()
-			w.b.exec(t, `UPDATE client_room SET state=zeroblob(100)`)
+			w.b.exec(t, `UPDATE client_room SET state=$1`, make([]byte, 100))
 			w.b.start()
 			w.b.awaitResync()
 			talk(t, w.room, "after", map[*provider]string{w.a: "alice", w.b: "bob", w.c: "carol"})

@@ -30,6 +30,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 // memory is an adapter whose network is this process: a twin of a chat network without its servers. What Deliver was
@@ -167,6 +168,16 @@ func (n *network) certificate(domain string) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
+// storeOptions are those of the database of a provider in dir: a SQLite file, or a PostgreSQL database if the tests run with one.
+func storeOptions(dir string) store.Options {
+	o := store.Options{Path: filepath.Join(dir, "mimi.db"), Key: make([]byte, store.KeySize)}
+	var err error
+	if o.Postgres, err = testnet.PostgresAt(context.Background(), o.Path); err != nil {
+		panic(err)
+	}
+	return o
+}
+
 func (p *provider) start() *provider {
 	p.t.Helper()
 	if p.ln == nil {
@@ -194,9 +205,11 @@ func (p *provider) start() *provider {
 	if delay == nil {
 		delay = func() time.Duration { return 20 * time.Millisecond }
 	}
+	storage := storeOptions(p.dir)
+	storage.Checkpoint = p.empty
 	c, err := core.New(core.Config{
 		Domain: p.domain,
-		Store:  store.Options{Path: filepath.Join(p.dir, "mimi.db"), Key: make([]byte, store.KeySize), Checkpoint: p.empty},
+		Store:  storage,
 		Federation: federation.Config{
 			Certificate: func() (*tls.Certificate, error) { return cert, nil },
 			Roots:       p.net.roots, BaseURL: "https://" + p.addr, Resolve: p.net.resolve,

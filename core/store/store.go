@@ -164,9 +164,17 @@ func (s *Store) openPostgres(ctx context.Context) error {
 	if s.conn, err = s.write.Conn(ctx); err != nil {
 		return fmt.Errorf("store: open the PostgreSQL database: %w", err)
 	}
-	var alone bool
-	if err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT pg_try_advisory_lock(%d)`, schemaLock+1)).Scan(&alone); err != nil {
-		return fmt.Errorf("store: %w", err)
+	alone := false
+	for try := range 30 { // after a crash the server needs a moment to see that nobody is there any more
+		if try > 0 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT pg_try_advisory_lock(%d)`, schemaLock+1)).Scan(&alone); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if alone {
+			break
+		}
 	}
 	if !alone {
 		return errors.New("store: another mimibridge uses this PostgreSQL database; stop it first")
