@@ -19,6 +19,8 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	corestore "github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 // twin is a provider in memory: it keeps adapter.Host's promises (idempotent intake, events in order, delivered until
@@ -77,7 +79,12 @@ func newTwin(t testing.TB) *twin {
 }
 
 func (tw *twin) openDB(path string) {
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=foreign_keys(1)&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)")
+	o := corestore.Options{Path: path}
+	var err error
+	if o.Postgres, err = testnet.PostgresAt(context.Background(), path); err != nil {
+		tw.t.Fatal(err)
+	}
+	db, err := corestore.AdapterDB(context.Background(), o, "matrix")
 	if err != nil {
 		tw.t.Fatal(err)
 	}

@@ -22,6 +22,8 @@ import (
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/policy"
+	corestore "github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 // The names that all tests use.
@@ -113,7 +115,12 @@ func (l *lockedBuffer) String() string {
 }
 
 func testDB(t testing.TB) *sql.DB {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "adapter.db")+"?_pragma=foreign_keys(1)&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(5000)")
+	o := corestore.Options{Path: filepath.Join(t.TempDir(), "mimi.db")}
+	var err error
+	if o.Postgres, err = testnet.PostgresAt(context.Background(), o.Path); err != nil {
+		t.Fatal(err)
+	}
+	db, err := corestore.AdapterDB(context.Background(), o, "xmpp")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -182,16 +182,21 @@ func (s *Store) openPostgres(ctx context.Context) error {
 	return s.migrate(ctx, s.o.Domain)
 }
 
-// AdapterDB opens a database of its own for an adapter: a SQLite file beside this one, or a PostgreSQL schema. It takes
-// the same SQL as the store (see doc.go). The caller closes it.
+// AdapterDB is the function of that name for this store's database.
 func (s *Store) AdapterDB(ctx context.Context, name string) (*sql.DB, error) {
+	return AdapterDB(ctx, s.o, name)
+}
+
+// AdapterDB opens a database of its own for an adapter: a SQLite file beside the provider's, or a PostgreSQL schema. It takes
+// the same SQL as the store (see the package comment). The caller closes it.
+func AdapterDB(ctx context.Context, o Options, name string) (*sql.DB, error) {
 	if !adapterName.MatchString(name) {
 		return nil, fmt.Errorf("store: %q is no name for an adapter's database", name)
 	}
-	if s.postgres() {
-		return postgresSchema(ctx, s.o.Postgres, "adapter_"+name)
+	if o.Postgres != "" {
+		return postgresSchema(ctx, o.Postgres, "adapter_"+name)
 	}
-	file := AdapterFile(s.o.Path, name)
+	file := AdapterFile(o.Path, name)
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)

@@ -5,8 +5,12 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strings"
 )
+
+var declared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(\w+ \*testing\.[TF]\)`)
 
 var passed = regexp.MustCompile(`(?m)^--- PASS: `)
 
@@ -20,10 +24,26 @@ type Test interface {
 	Logf(string, ...any)
 }
 
-// AgainOnPostgres runs all tests of the calling test's package again, in a process of its own, with a PostgreSQL server in
-// place of SQLite. without is a pattern of the tests that are not run again: the calling one, and others with build tag live.
-func AgainOnPostgres(t Test, without string) {
+// AgainOnPostgres runs the tests of the calling test's package again, in a process of its own, with a PostgreSQL server in
+// place of SQLite: all but those with the build tag live.
+func AgainOnPostgres(t Test) {
 	t.Helper()
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.HasPrefix(b, []byte("//go:build live")) {
+			for _, m := range declared.FindAllSubmatch(b, -1) {
+				names = append(names, string(m[1]))
+			}
+		}
+	}
 	pg, err := StartPostgres(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +56,7 @@ func AgainOnPostgres(t Test, without string) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	cmd := exec.CommandContext(ctx, exe, "-test.v", "-test.count=1", "-test.skip", without, "-test.timeout", "10m")
+	cmd := exec.CommandContext(ctx, exe, "-test.v", "-test.count=1", "-test.run", "^("+strings.Join(names, "|")+")$", "-test.timeout", "10m")
 	cmd.Env = append(os.Environ(), PostgresEnv+"="+pg.URL("postgres"))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
