@@ -47,6 +47,9 @@ type bridge struct {
 	registered map[id.UserID]string // accounts that are known to exist, with their display names
 	certain    map[string]bool      // rooms (URIs) in which nothing can have been sent unnoticed
 	warned     map[string]time.Time // when something was last said in the log
+
+	expiryWake                       chan struct{}
+	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
 }
 
 // Name implements adapter.Adapter.
@@ -62,7 +65,7 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	b := &bridge{
 		cfg: a.cfg, reg: a.reg, hs: a.hs, host: host, st: st, log: host.Log(),
 		server: a.cfg.ServerName, domain: host.Domain(),
-		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{},
+		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{}, expiryWake: make(chan struct{}, 1),
 	}
 	b.inbox.b = b
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.cfg.Listen)
@@ -86,8 +89,9 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	var work sync.WaitGroup
-	work.Go(func() { b.greetHomeserver(ctx) })
+	work.Go(func() { b.greetHomeserver(ctx); b.watch(ctx) })
 	work.Go(func() { b.forgetOld(ctx) })
+	work.Go(func() { b.expire(ctx) })
 	err = b.inbox.start(ctx)
 	if err == nil {
 		b.log.Info().Str("listen", listener.Addr().String()).Str("homeserver", a.cfg.Homeserver).Msg("waiting for the homeserver's events")

@@ -117,7 +117,7 @@ func (b *bridge) say(ctx context.Context, room id.RoomID, replyTo id.EventID, ke
 	if replyTo != "" {
 		notice["m.relates_to"] = map[string]any{"m.in_reply_to": map[string]any{"event_id": replyTo}}
 	}
-	_, err = b.hs.send(ctx, as, room, txnID("notice", string(room), string(replyTo), key), time.Time{}, notice)
+	_, err = b.sendEvent(ctx, as, room, "m.room.message", txnID("notice", string(room), string(replyTo), key), time.Time{}, notice)
 	if err != nil && !fault.Temporary(err) {
 		b.log.Info().Err(err).Str("matrix_room", string(room)).Str("notice", key).Msg("the bridge may not speak in the room")
 		return nil

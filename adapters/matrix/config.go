@@ -29,6 +29,11 @@ type Config struct {
 	// Remember is how long the IDs of events that were carried out are kept, to know a repeated transaction by. Zero is
 	// 30 days.
 	Remember time.Duration
+	// NoStatusEvents leaves out the message status events that tell a local user's client what became of a message.
+	// Notices about failures are sent all the same.
+	NoStatusEvents bool
+
+	noProbe bool // tests: what the homeserver pushes is not looked into
 }
 
 // Name is what this adapter is called in origins and rows.
@@ -78,6 +83,7 @@ func New(cfg Config) (adapter.Adapter, error) {
 			bot:   id.NewUserID(reg.SenderLocalpart, cfg.ServerName),
 			asID:  reg.ID,
 			http:  &http.Client{Transport: transport, Timeout: cfg.RequestTimeout},
+			media: &http.Client{Transport: transport},
 		},
 		ready: make(chan struct{}),
 	}, nil

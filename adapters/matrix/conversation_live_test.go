@@ -72,10 +72,10 @@ func TestAddedFromElsewhere(t *testing.T) {
 	w.tw.intent(w.ctx, "a notice", sends("I am a robot"))
 	picture, err := juliet.Send(w.ctx, matrixRoom, "m.room.message", map[string]any{"msgtype": "m.image", "body": "rose.png", "url": "mxc://x/y"}, "")
 	w.must(err)
-	w.notice(juliet, matrixRoom, picture, "only text")
+	w.notice(juliet, matrixRoom, picture, "could not be sent")
 	encrypted, err := juliet.Send(w.ctx, matrixRoom, "m.room.encrypted", map[string]any{"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x"}, "")
 	w.must(err)
-	w.notice(juliet, matrixRoom, encrypted, "encrypted")
+	w.notice(juliet, matrixRoom, encrypted, "could not be decrypted")
 	w.tw.settled(w.ctx)
 
 	t.Run("which event is which message", func(t *testing.T) {

@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"maunium.net/go/mautrix/id"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
-	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
 
 // deliver shows an event. All of it may happen again, from any point where it was cut short.
@@ -198,123 +196,6 @@ func txnID(parts ...string) string {
 	return "mimi" + hashEncoding.EncodeToString(h.Sum(nil)[:20])
 }
 
-func (b *bridge) showMessage(ctx context.Context, ev adapter.Event) error {
-	if origin, _, own := ours(ev.Origin); own {
-		// It is in the Matrix room since its author wrote it there.
-		return b.st.addPart(ev.Room, ev.ID, 0, origin)
-	}
-	p, ok, err := b.portalFor(ctx, ev)
-	if err != nil || !ok {
-		return err
-	}
-	shown, err := b.st.parts(ctx, ev.Room, ev.ID)
-	if err != nil {
-		return err
-	}
-	msgtype := "m.text"
-	var text string
-	if ev.Content != nil {
-		text, ok = ev.Content.PlainText()
-	}
-	if !ok || ev.Content == nil {
-		msgtype, text = "m.notice", "(A message of a kind that cannot be shown here yet.)"
-	}
-	text = clean(text)
-	as, err := b.author(ctx, p, ev.Sender)
-	if err == nil {
-		err = b.showParts(ctx, p, ev, shown, as, msgtype, text)
-	}
-	if err == nil || fault.Temporary(err) || fault.Is(err, fault.TooLarge) {
-		return err
-	}
-	// The ghost cannot speak there: it is banned, or nobody may invite it. Nothing is lost for that.
-	b.log.Warn().Err(err).Str("matrix_room", string(p.room)).Msg("a ghost cannot speak; somebody else speaks for it")
-	voices, errVoices := b.speakers(ctx, p.room, 3)
-	if errVoices != nil {
-		return errVoices
-	}
-	for _, voice := range voices {
-		if voice == as {
-			continue
-		}
-		if err = b.showParts(ctx, p, ev, shown, voice, msgtype, displayName(ev.Sender)+": "+text); err == nil || fault.Temporary(err) {
-			return err
-		}
-	}
-	return err
-}
-
-// author is the ghost of a remote user, brought into the portal. A local user's messages that come from elsewhere
-// than Matrix have none.
-func (b *bridge) author(ctx context.Context, p portal, sender mimiuri.URI) (id.UserID, error) {
-	if sender.Domain == b.domain {
-		return "", fault.Wrap(fault.Forbidden, "", fmt.Errorf("matrix: %s wrote elsewhere than on Matrix", sender))
-	}
-	ghost, err := b.ensureGhost(ctx, sender)
-	if err != nil {
-		return "", err
-	}
-	return ghost, b.bringIn(ctx, p, ghost)
-}
-
-// showParts sends a message's events that have not been sent yet, and remembers them.
-func (b *bridge) showParts(ctx context.Context, p portal, ev adapter.Event, shown map[int]id.EventID, as id.UserID, msgtype, text string) error {
-	for i, part := range split(text, maxBody) {
-		if shown[i] != "" {
-			continue
-		}
-		eventID, err := b.sendPart(ctx, p, ev, as, i, msgtype, part)
-		if err != nil {
-			return err
-		}
-		shown[i] = eventID
-		if err := b.st.addPart(ev.Room, ev.ID, i, eventID); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sendPart sends one event of a message, exactly once.
-func (b *bridge) sendPart(ctx context.Context, p portal, ev adapter.Event, as id.UserID, part int, msgtype, text string) (id.EventID, error) {
-	room := ev.Room.String()
-	mark := ev.ID.String() + "/" + strconv.Itoa(part)
-	b.mu.Lock()
-	certain := b.certain[room]
-	b.mu.Unlock()
-	if !certain {
-		found, err := b.find(ctx, p, as, mark)
-		if err != nil || found != "" {
-			return found, err
-		}
-	}
-	content := map[string]any{
-		"msgtype": msgtype, "body": text, "m.mentions": struct{}{}, // nobody is mentioned by words that look like a name
-		markField: mark,
-	}
-	txn := txnID("message", room, strconv.FormatUint(ev.Seq, 10), strconv.Itoa(part), string(as))
-	send := func() (id.EventID, error) {
-		b.setCertain(room, false)
-		eventID, err := b.hs.send(ctx, as, p.room, txn, ev.Time, content)
-		if err == nil || definite(err) {
-			b.setCertain(room, true)
-		}
-		return eventID, err
-	}
-	eventID, err := send()
-	if errcode(err) != mForbidden {
-		return eventID, err
-	}
-	// Not in the room, though it was: somebody removed it and the event has not come yet.
-	if err := b.st.write(setMember(p.room, as, member{membership: "leave", sender: as})); err != nil {
-		return "", err
-	}
-	if errIn := b.bringIn(ctx, p, as); errIn != nil {
-		return "", errIn
-	}
-	return send()
-}
-
 func (b *bridge) setCertain(room string, v bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -331,7 +212,7 @@ const findPages = 5
 // find looks for an event with our mark among the newest of the timeline. Homeservers remember transaction IDs for a
 // while only, Dendrite until it is restarted.
 func (b *bridge) find(ctx context.Context, p portal, as id.UserID, mark string) (id.EventID, error) {
-	filter := map[string]any{"senders": []id.UserID{as}, "types": []string{"m.room.message"}}
+	filter := map[string]any{"senders": []id.UserID{as}, "types": []string{"m.room.message", "m.room.encrypted", "m.reaction", "m.sticker", "org.matrix.msc3381.poll.start"}}
 	from := ""
 	for range findPages {
 		events, next, err := b.hs.history(ctx, as, p.room, from, 100, filter)
@@ -361,35 +242,6 @@ const maxBody = 48 << 10
 func clean(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	return strings.ReplaceAll(s, "\x00", "\uFFFD")
-}
-
-// split cuts a text into pieces of at most limit octets of JSON, at the end of a line or a word where one is near.
-func split(s string, limit int) []string {
-	var out []string
-	for {
-		size, cut, good := 0, len(s), 0
-		for i, r := range s {
-			n := jsonLen(r)
-			if size+n > limit {
-				cut = i
-				break
-			}
-			size += n
-			if (r == '\n' || r == ' ') && size > limit*3/4 {
-				if r == '\n' || good == 0 || s[good-1] != '\n' {
-					good = i + 1
-				}
-			}
-		}
-		if cut == len(s) {
-			return append(out, s)
-		}
-		if good > 0 {
-			cut = good
-		}
-		out = append(out, s[:cut])
-		s = s[cut:]
-	}
 }
 
 // jsonLen is how many octets a character takes in a JSON string at most, as encoding/json or a homeserver write it.

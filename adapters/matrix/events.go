@@ -18,6 +18,7 @@ type rawEvent struct {
 	Timestamp int64 // Unix ms
 	Content   json.RawMessage
 	Unsigned  json.RawMessage
+	Redacts   id.EventID // m.room.redaction before room version 11; later it is in the content
 }
 
 // UnmarshalJSON takes the keys exactly: a homeserver passes on keys it does not know, and with "Sender" another
@@ -29,7 +30,7 @@ func (ev *rawEvent) UnmarshalJSON(b []byte) error {
 	}
 	*ev = rawEvent{
 		ID: id.EventID(o.str("event_id")), Type: o.str("type"), RoomID: id.RoomID(o.str("room_id")), Sender: id.UserID(o.str("sender")),
-		Content: o["content"], Unsigned: o["unsigned"],
+		Content: o["content"], Unsigned: o["unsigned"], Redacts: id.EventID(o.str("redacts")),
 	}
 	if raw, ok := o["state_key"]; ok {
 		if err := json.Unmarshal(raw, &ev.StateKey); err != nil {
@@ -50,6 +51,9 @@ func (ev rawEvent) marshal() []byte {
 	}
 	if ev.Content != nil {
 		o["content"] = ev.Content
+	}
+	if ev.Redacts != "" {
+		o["redacts"] = ev.Redacts
 	}
 	b, err := json.Marshal(o)
 	if err != nil {
@@ -139,7 +143,9 @@ func (o object) object(key string) object { return asObject(o[key]) }
 // isMessage reports whether an event of this type says something that people expect to be passed on.
 func isMessage(typ string) bool {
 	switch typ {
-	case "m.room.message", "m.room.encrypted", "m.sticker", "m.poll.start", "org.matrix.msc3381.poll.start", "m.location", "m.audio", "m.image", "m.file", "m.video", "m.voice":
+	case "m.room.message", "m.room.encrypted", "m.sticker", "m.reaction", "m.room.redaction",
+		"m.poll.start", "m.poll.response", "m.poll.end",
+		"org.matrix.msc3381.poll.start", "org.matrix.msc3381.poll.response", "org.matrix.msc3381.poll.end":
 		return true
 	}
 	return false

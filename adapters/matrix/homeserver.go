@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -26,6 +27,8 @@ type homeserver struct {
 	bot   id.UserID
 	asID  string
 	http  *http.Client
+	media *http.Client // without a limit of time for the whole
+	limit atomic.Int64 // of an upload; 0 not known yet, -1 none
 }
 
 // maxResponse bounds the body of an answer in octets.
@@ -220,7 +223,7 @@ func (h *homeserver) act(ctx context.Context, what string, as id.UserID, room id
 
 // send sends a message event. The homeserver does the same txn of this application service once. at, if not
 // zero, is the event's timestamp, where the homeserver lets application services set it.
-func (h *homeserver) send(ctx context.Context, as id.UserID, room id.RoomID, txn string, at time.Time, content any) (id.EventID, error) {
+func (h *homeserver) send(ctx context.Context, as id.UserID, room id.RoomID, typ, txn string, at time.Time, content any) (id.EventID, error) {
 	var out struct {
 		EventID id.EventID `json:"event_id"`
 	}
@@ -229,11 +232,31 @@ func (h *homeserver) send(ctx context.Context, as id.UserID, room id.RoomID, txn
 		query["ts"] = strconv.FormatInt(at.UnixMilli(), 10)
 	}
 	op := fmt.Sprintf("send to %s as %s", room, as)
-	err := h.do(ctx, op, http.MethodPut, as, mautrix.ClientURLPath{"v3", "rooms", room, "send", "m.room.message", txn}, query, content, &out)
+	err := h.do(ctx, op, http.MethodPut, as, mautrix.ClientURLPath{"v3", "rooms", room, "send", typ, txn}, query, content, &out)
 	if err == nil && out.EventID == "" {
 		err = fault.Wrap(fault.Unavailable, "the Matrix homeserver cannot be reached now", fmt.Errorf("matrix: %s: the answer has no event_id", op))
 	}
 	return out.EventID, err
+}
+
+// redact redacts an event; one that is redacted already is fine.
+func (h *homeserver) redact(ctx context.Context, as id.UserID, room id.RoomID, target id.EventID, txn, reason string) error {
+	in := map[string]string{}
+	if reason != "" {
+		in["reason"] = clip(reason, 500)
+	}
+	return h.do(ctx, fmt.Sprintf("redact in %s as %s", room, as), http.MethodPut, as, mautrix.ClientURLPath{"v3", "rooms", room, "redact", target, txn}, nil, in, nil)
+}
+
+// receipt says that a user has read up to an event.
+func (h *homeserver) receipt(ctx context.Context, as id.UserID, room id.RoomID, event id.EventID) error {
+	return h.do(ctx, fmt.Sprintf("mark as read in %s as %s", room, as), http.MethodPost, as, mautrix.ClientURLPath{"v3", "rooms", room, "receipt", "m.read", event}, nil, empty{}, nil)
+}
+
+// event reads one event.
+func (h *homeserver) event(ctx context.Context, as id.UserID, room id.RoomID, event id.EventID) (ev rawEvent, err error) {
+	err = h.do(ctx, fmt.Sprintf("read an event of %s", room), http.MethodGet, as, mautrix.ClientURLPath{"v3", "rooms", room, "event", event}, nil, nil, &ev)
+	return ev, err
 }
 
 func (h *homeserver) state(ctx context.Context, as id.UserID, room id.RoomID, typ, key string, out any) error {

@@ -126,11 +126,12 @@ var errNoTransaction = errors.New("matrix: not a transaction")
 // parseTransaction picks the events that have to be carried out. passed counts what is no event at all.
 func (b *bridge) parseTransaction(body []byte) (events []incoming, passed int, err error) {
 	var raw []json.RawMessage
+	var o object
 	if tooDeep(body) {
 		// One user's event nested beyond reason would make the whole transaction unreadable, and it would come again for
 		// ever. The others are cut out from around it.
 		raw, err = cutEvents(body)
-	} else if o := asObject(body); o == nil || json.Unmarshal(o["events"], &raw) != nil {
+	} else if o = asObject(body); o == nil || json.Unmarshal(o["events"], &raw) != nil {
 		err = errNoTransaction
 	}
 	if err != nil {
@@ -142,10 +143,14 @@ func (b *bridge) parseTransaction(body []byte) (events []incoming, passed int, e
 			passed++
 			continue
 		}
+		if ev.Type == "m.room.redaction" {
+			b.pushedRedactions.Store(true)
+		}
 		if b.wanted(ev) {
 			events = append(events, incoming{id: ev.ID, room: ev.RoomID, body: one})
 		}
 	}
+	events = append(events, b.ephemeral(o)...)
 	return events, passed, nil
 }
 

@@ -28,6 +28,7 @@ type service struct {
 	reg  *Registration
 	a    adapter.Adapter
 	stop func()
+	txns int
 }
 
 func newService(t testing.TB) *service {
@@ -40,7 +41,7 @@ func newService(t testing.TB) *service {
 	s := &service{t: t, ctx: ctx, tw: newTwin(t), stub: newStub(t)}
 	s.cfg = Config{
 		Homeserver: s.stub.url, ServerName: server, Listen: testnet.Loopback(ports[0]),
-		Registration: filepath.Join(t.TempDir(), "registration.yaml"), MaxTransaction: 1 << 20, RequestTimeout: time.Second,
+		Registration: filepath.Join(t.TempDir(), "registration.yaml"), MaxTransaction: 1 << 20, RequestTimeout: time.Second, noProbe: true,
 	}
 	if s.reg, err = NewRegistration(s.cfg.Registration, "http://"+s.cfg.Listen, server); err != nil {
 		t.Fatal(err)
@@ -330,7 +331,7 @@ func FuzzTransaction(f *testing.F) {
 	f.Add([]byte(transaction(text("!r:x", "$a", "a"))))
 	f.Add([]byte(`{"events":[{"event_id":"$a","room_id":"!a","sender":"@a:b","type":"m.room.member","state_key":"@a:b"}]}`))
 	f.Add([]byte(`{"a":"\"","events":[{"x":` + strings.Repeat("[", 70) + strings.Repeat("]", 70) + `},{}]}`))
-	b := &bridge{server: server}
+	b := &bridge{server: server, domain: twinDomain, host: newTwin(f)}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		events, _, err := b.parseTransaction(body)
 		if err != nil && len(events) > 0 {
@@ -341,9 +342,14 @@ func FuzzTransaction(f *testing.F) {
 			if err != nil || parsed.ID != ev.id || parsed.RoomID != ev.room {
 				t.Fatalf("%q: %v", ev.body, err)
 			}
-			if _, why := textOf(parsed, asObject(parsed.Content)); len(why) > 1000 {
-				t.Fatal(why)
+			body := asObject(parsed.Content)
+			if part := b.textPart(t.Context(), body); part != nil && len(part.Content) > 1<<20 {
+				t.Fatalf("%d octets of text", len(part.Content))
 			}
+			if part := pollPart(body); part != nil && len(part.Parts) == 1 {
+				t.Fatal("a choice of one")
+			}
+			locationOf(locationText(body.str("body"), body.str("geo_uri")))
 		}
 		// Both ways of finding the events agree on what can be read in the usual way.
 		var usual struct {

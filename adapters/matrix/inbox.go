@@ -117,6 +117,7 @@ var errPanic = errors.New("matrix: panic")
 func (in *inbox) one(ev incoming, failures int) (err error) {
 	b := in.b
 	var effects []func(*sql.Tx) error
+	state := stateDone
 	func() {
 		defer func() {
 			if r := recover(); r != nil {
@@ -124,9 +125,8 @@ func (in *inbox) one(ev incoming, failures int) (err error) {
 				effects, err = nil, errPanic
 			}
 		}()
-		effects, err = b.carryOut(in.ctx, ev)
+		effects, state, err = b.carryOut(in.ctx, ev)
 	}()
-	state := stateDone
 	switch {
 	case err == nil:
 	case in.ctx.Err() != nil:
@@ -150,14 +150,19 @@ func (in *inbox) one(ev incoming, failures int) (err error) {
 var errNotYet = errors.New("matrix: the room is not admitted yet")
 
 // carryOut does what an event asks for. It may be called again for the same event after an error or a crash. What
-// it returns is to be stored together with the mark that the event is done, also if the event is given up.
-func (b *bridge) carryOut(ctx context.Context, in incoming) (effects []func(*sql.Tx) error, err error) {
+// it returns as effects is to be stored together with the mark that the event is done, also if the event is given up.
+func (b *bridge) carryOut(ctx context.Context, in incoming) (effects []func(*sql.Tx) error, state int, err error) {
 	ev, err := parseEvent(in.body)
 	if err != nil {
-		return nil, fault.Wrap(fault.Malformed, "", fmt.Errorf("matrix: stored event: %w", err))
+		return nil, stateDone, fault.Wrap(fault.Malformed, "", fmt.Errorf("matrix: stored event: %w", err))
 	}
 	if ev.Type == "m.room.member" {
-		return b.onMember(ctx, ev)
+		effects, err = b.onMember(ctx, ev)
+		return effects, stateDone, err
 	}
-	return nil, b.onMessage(ctx, ev)
+	handed, err := b.onMessage(ctx, ev)
+	if handed {
+		return nil, stateHanded, err
+	}
+	return nil, stateDone, err
 }

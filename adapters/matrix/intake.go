@@ -12,7 +12,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
-	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
@@ -266,65 +265,52 @@ func (b *bridge) stillMember(ctx context.Context, p portal, user id.UserID, memb
 	return now.Membership == membership, nil
 }
 
-// onMessage passes on what somebody says in a portal, and answers them elsewhere.
-func (b *bridge) onMessage(ctx context.Context, ev rawEvent) error {
+// onMessage passes on what somebody says in a portal, and answers them elsewhere. handed says that it became an intent to
+// send a message.
+func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err error) {
 	p, ok, err := b.st.portalAt(ctx, ev.RoomID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	body := asObject(ev.Content)
 	if !ok || p.closing {
-		return b.onCommand(ctx, ev, body)
+		return false, b.onCommand(ctx, ev, body)
 	}
 	if !p.admitted {
-		return errNotYet
+		return false, errNotYet
 	}
 	if _, ok := localURI(ev.Sender, b.server, b.domain); !ok {
-		return nil
+		return false, nil
+	}
+	if ev.Type == "m.receipt" {
+		return false, b.onReceipt(ctx, p, ev, body)
 	}
 	sender, ok := b.person(ev.Sender)
 	if !ok {
-		return b.say(ctx, ev.RoomID, ev.ID, "forbidden", "Not delivered: you may not use this bridge; its administrator can allow it.")
+		return false, b.say(ctx, ev.RoomID, ev.ID, "forbidden", "Not delivered: you may not use this bridge; its administrator can allow it.")
 	}
-	text, why := textOf(ev, body)
-	if why != "" {
-		return b.say(ctx, ev.RoomID, ev.ID, "unbridged", why)
+	what, err := b.translate(ctx, p, ev, body, sender)
+	if err != nil {
+		return false, err
 	}
-	if text == "" {
-		return nil
+	if what.why != "" {
+		return false, b.refuse(ctx, p, ev, what.why)
 	}
-	msg := content.Text(text)
-	msg.SetExternalMessageID([]byte(ev.ID), b.server)
-	return b.intake(ctx, ev.RoomID, adapter.Intent{
-		Kind: adapter.SendMessage, Room: p.uri, Actor: sender, Content: msg, OriginID: string(ev.ID), OriginTime: ev.time(),
+	if what.msg == nil {
+		return false, nil
+	}
+	what.msg.SetExternalMessageID([]byte(ev.ID), b.server)
+	return true, b.intake(ctx, ev.RoomID, adapter.Intent{
+		Kind: adapter.SendMessage, Room: p.uri, Actor: sender, Content: what.msg, OriginID: string(ev.ID), OriginTime: ev.time(),
 	})
 }
 
-// textOf is the text of a message event; why says what to tell its author if it has none that can be passed on.
-// Both are empty for what is not worth a word: a message that has been redacted or is empty.
-func textOf(ev rawEvent, body object) (text, why string) {
-	switch ev.Type {
-	case "m.room.message":
-	case "m.room.encrypted":
-		return "", "Not delivered: this message is encrypted, and the bridge cannot read encrypted Matrix rooms yet. Use a room without encryption; between providers MIMI encrypts."
-	default:
-		return "", "Not delivered: only text can be sent to MIMI so far."
+// refuse tells the author of an event why it is not passed on.
+func (b *bridge) refuse(ctx context.Context, p portal, ev rawEvent, why string) error {
+	if err := b.say(ctx, ev.RoomID, ev.ID, "unbridged", why); err != nil {
+		return err
 	}
-	if len(body) == 0 {
-		return "", "" // redacted
-	}
-	text = body.str("body")
-	switch body.str("msgtype") {
-	case "m.text", "m.notice":
-		return text, ""
-	case "m.emote":
-		if text == "" {
-			return "", ""
-		}
-		local, _, _ := splitID(ev.Sender)
-		return "* " + local + " " + text, ""
-	}
-	return "", "Not delivered: only text can be sent to MIMI so far, no pictures, files or the like."
+	return b.tellStatus(ctx, ev.RoomID, ev.ID, fault.New(fault.Malformed, strings.TrimSuffix(why, ".")), nil)
 }
 
 func (ev rawEvent) time() time.Time {

@@ -38,7 +38,7 @@ CREATE TABLE matrix_event (
 	pos      BIGINT NOT NULL,   -- order of arrival
 	sub      BIGINT NOT NULL,   -- order among events that were fetched because of the event at pos
 	received BIGINT NOT NULL,
-	done     SMALLINT NOT NULL, -- 1 carried out, 2 given up, 3 waits until its room is admitted
+	done     SMALLINT NOT NULL, -- 1 carried out, 2 given up, 3 waits until its room is admitted, 4 handed over
 	body     BLOB               -- the event as it came; NULL for 1 and 2
 );
 CREATE INDEX matrix_event_pending ON matrix_event (room_id, pos, sub) WHERE done = 0;
@@ -82,6 +82,49 @@ CREATE TABLE matrix_message (
 	PRIMARY KEY (room_uri, message_id, part)
 );
 CREATE INDEX matrix_message_event ON matrix_message (event_id);
+`, `
+-- What has to be known of a message that others refer to.
+CREATE TABLE matrix_content (
+	room_uri   TEXT NOT NULL,
+	message_id BLOB NOT NULL,
+	seq        BIGINT NOT NULL,   -- of its event
+	sender     TEXT NOT NULL,
+	kind       SMALLINT NOT NULL, -- content.Kind
+	reply      BLOB NOT NULL,     -- inReplyTo, empty for none
+	topic      BLOB NOT NULL,     -- topicId, empty for none
+	target     BLOB NOT NULL,     -- what it edits or reacts to, empty for nothing
+	PRIMARY KEY (room_uri, message_id)
+);
+CREATE INDEX matrix_content_seq ON matrix_content (room_uri, seq);
+CREATE INDEX matrix_content_target ON matrix_content (room_uri, target) WHERE length(target) > 0;
+
+-- Events whose message the MIMI room did not take.
+CREATE TABLE matrix_refused (event_id TEXT NOT NULL PRIMARY KEY, at BIGINT NOT NULL);
+
+-- Which event is the root of the thread that shows a topic.
+CREATE TABLE matrix_topic (
+	room_uri TEXT NOT NULL,
+	topic    BLOB NOT NULL,
+	event_id TEXT NOT NULL,
+	PRIMARY KEY (room_uri, topic)
+);
+CREATE INDEX matrix_topic_event ON matrix_topic (room_uri, event_id);
+
+-- Events that are to be redacted.
+CREATE TABLE matrix_expiry (
+	event_id TEXT NOT NULL PRIMARY KEY,
+	room_id  TEXT NOT NULL,
+	room_uri TEXT NOT NULL,
+	seq      BIGINT NOT NULL,
+	deadline BIGINT NOT NULL,   -- Unix ms
+	after    BIGINT NOT NULL    -- ms from reading on; 0 if the deadline does not depend on reading any more
+);
+CREATE INDEX matrix_expiry_deadline ON matrix_expiry (deadline);
+
+-- How far a local user's reports of reading have gone.
+CREATE TABLE matrix_read (room_uri TEXT NOT NULL, uri TEXT NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY (room_uri, uri));
+
+CREATE TABLE matrix_setting (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL);
 `}
 
 // open brings the schema up to date and reads the last position.
@@ -288,6 +331,8 @@ const (
 	stateDone    = 1
 	stateGivenUp = 2
 	stateParked  = 3
+	// stateHanded: carried out by an intent to send a message. What became of it is in matrix_message or matrix_refused.
+	stateHanded = 4
 )
 
 // finish marks an event as carried out (or given up), together with what is to be remembered because of it.
@@ -321,7 +366,10 @@ func (s *store) park(ev incoming) (ok bool, err error) {
 // forget drops what was carried out before the time given.
 func (s *store) forget(before time.Time) error {
 	return s.write(func(tx *sql.Tx) error {
-		_, err := tx.Exec(`DELETE FROM matrix_event WHERE done <> 0 AND received < $1`, before.UnixMilli())
+		if _, err := tx.Exec(`DELETE FROM matrix_event WHERE done <> 0 AND received < $1`, before.UnixMilli()); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`DELETE FROM matrix_refused WHERE at < $1`, before.UnixMilli())
 		return err
 	})
 }
@@ -566,12 +614,4 @@ func (s *store) parts(ctx context.Context, room mimiuri.URI, msg content.Message
 		out[part] = id.EventID(ev)
 	}
 	return out, rows.Err()
-}
-
-func (s *store) addPart(room mimiuri.URI, msg content.MessageID, part int, ev id.EventID) error {
-	return s.write(func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO matrix_message (room_uri, message_id, part, event_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-			room.String(), msg[:], part, string(ev))
-		return err
-	})
 }

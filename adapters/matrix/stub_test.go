@@ -3,6 +3,7 @@ package matrix
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -27,6 +28,7 @@ type stub struct {
 	requests map[string]int
 	versions string
 	ping     func() (int, string)
+	media    map[string][]byte // by media ID
 }
 
 type stubRoom struct {
@@ -34,6 +36,32 @@ type stubRoom struct {
 	state   map[string]json.RawMessage
 	events  []map[string]any
 	txns    map[string]string
+	redacts []string // event IDs
+	read    []string // "user event"
+}
+
+// event is one that a room's timeline has.
+func (s *stub) event(room, id string) map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ev := range s.rooms[room].events {
+		if ev["event_id"] == id {
+			return ev
+		}
+	}
+	return nil
+}
+
+// find looks for events of a type in a room, in order.
+func (s *stub) find(room, typ string) (out []map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ev := range s.rooms[room].events {
+		if ev["type"] == typ {
+			out = append(out, ev)
+		}
+	}
+	return out
 }
 
 // stubFault is what goes wrong.
@@ -46,7 +74,7 @@ type stubFault struct {
 }
 
 func newStub(t testing.TB) *stub {
-	s := &stub{t: t, accounts: map[string]bool{}, rooms: map[string]*stubRoom{}, aliases: map[string]string{}, requests: map[string]int{}, versions: `{"versions":["v1.11"]}`}
+	s := &stub{t: t, accounts: map[string]bool{}, rooms: map[string]*stubRoom{}, aliases: map[string]string{}, requests: map[string]int{}, media: map[string][]byte{}, versions: `{"versions":["v1.11"]}`}
 	server := httptest.NewServer(s)
 	s.url = server.URL
 	t.Cleanup(server.Close)
@@ -81,6 +109,9 @@ func (s *stub) messages(room string) (out []string) {
 	defer s.mu.Unlock()
 	for _, ev := range s.rooms[room].events {
 		c, _ := ev["content"].(map[string]any)
+		if ev["type"] != "m.room.message" {
+			continue
+		}
 		out = append(out, fmt.Sprint(ev["sender"], ": ", c["body"]))
 	}
 	return out
@@ -129,6 +160,10 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *stub) serve(w http.ResponseWriter, r *http.Request, path []string) {
+	if strings.Contains(r.URL.Path, "/media/") {
+		s.serveMedia(w, r)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	reply := func(v any) { _ = json.NewEncoder(w).Encode(v) }
@@ -181,7 +216,7 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request, path []string) {
 		reply(struct{}{})
 	case "createRoom":
 		alias := "#" + str("room_alias_name") + ":" + server
-		if s.aliases[alias] != "" {
+		if alias != "#:"+server && s.aliases[alias] != "" {
 			refuse(400, mRoomInUse)
 			return
 		}
@@ -251,6 +286,20 @@ func (s *stub) serveRoom(w http.ResponseWriter, r *http.Request, path []string, 
 			room.events = append(room.events, map[string]any{"event_id": id, "type": path[4], "sender": user, "content": body})
 		}
 		reply(map[string]string{"event_id": room.txns[txn]})
+	case "redact":
+		room.redacts = append(room.redacts, path[4])
+		reply(map[string]string{"event_id": fmt.Sprintf("$redaction%d", len(room.redacts))})
+	case "receipt":
+		room.read = append(room.read, user+" "+path[5])
+		reply(struct{}{})
+	case "event":
+		for _, ev := range room.events {
+			if ev["event_id"] == path[4] {
+				reply(ev)
+				return
+			}
+		}
+		refuse(404, mNotFound)
 	case "messages":
 		events := slices.Clone(room.events)
 		slices.Reverse(events)
@@ -278,5 +327,38 @@ func (s *stub) serveRoom(w http.ResponseWriter, r *http.Request, path []string, 
 		reply(map[string]any{"joined": joined})
 	default:
 		refuse(404, mUnrecognized)
+	}
+}
+
+// serveMedia keeps uploads and gives them out again.
+func (s *stub) serveMedia(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer "+s.token {
+		w.WriteHeader(401)
+		return
+	}
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/config"):
+		fmt.Fprint(w, `{"m.upload.size":1000000}`)
+	case r.Method == http.MethodPost:
+		b, err := io.ReadAll(r.Body)
+		if err != nil || r.ContentLength != int64(len(b)) {
+			w.WriteHeader(400)
+			return
+		}
+		s.mu.Lock()
+		id := fmt.Sprintf("media%d", len(s.media))
+		s.media[id] = b
+		s.mu.Unlock()
+		fmt.Fprintf(w, `{"content_uri":"mxc://%s/%s"}`, server, id)
+	default:
+		s.mu.Lock()
+		b, ok := s.media[r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]]
+		s.mu.Unlock()
+		if !ok {
+			w.WriteHeader(404)
+			fmt.Fprint(w, `{"errcode":"M_NOT_FOUND"}`)
+			return
+		}
+		_, _ = w.Write(b)
 	}
 }

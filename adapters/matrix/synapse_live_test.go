@@ -1,13 +1,14 @@
-//go:build live && synapse
+//go:build live
 
 package matrix
 
 import "testing"
 
-// TestSynapse runs the tests that need a homeserver against Synapse, which most administrators run. It needs Debian's
-// python3-venv and installs Synapse from the Python package index, hence the tag of its own.
+// TestSynapse runs the tests that need a homeserver against Synapse, which most administrators run. It installs Synapse from the
+// Python package index into an environment of its own.
 func TestSynapse(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
+		"Messages":                    TestMessages,
 		"AddedFromElsewhere":          TestAddedFromElsewhere,
 		"InvitedFromHere":             TestInvitedFromHere,
 		"FirstInvitationRefused":      TestFirstInvitationRefused,

@@ -1,10 +1,13 @@
 package matrix
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +22,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
 	corestore "github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
@@ -49,6 +53,78 @@ type twin struct {
 	hold    bool             // nothing is delivered
 	failed  map[string]error // events given up, by room and seq
 	hook    func(adapter.Event, error)
+	files   map[string]twinFile // assets, by URL
+}
+
+type twinFile struct {
+	data []byte
+	typ  string
+}
+
+// Upload keeps the file as it is: the twin has no secrets.
+func (tw *twin) Upload(_ context.Context, _ mimiuri.URI, r io.Reader, _ int64, typ, name string) (content.Part, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return content.Part{}, err
+	}
+	if len(b) > 1<<22 {
+		return content.Part{}, fault.New(fault.TooLarge, "it is larger than 4 MB")
+	}
+	sum := sha256.Sum256(b)
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	url := fmt.Sprintf("https://files.%s/%d", tw.domain, len(tw.files))
+	tw.files[url] = twinFile{b, typ}
+	return content.ExternalBody(content.Attachment, typ, content.External{URL: url, Size: uint64(len(b)), HashAlg: content.HashSHA256, ContentHash: sum[:], Filename: name}), nil
+}
+
+func (tw *twin) Download(_ context.Context, _, _ mimiuri.URI, part *content.External) (io.ReadCloser, int64, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	f, ok := tw.files[part.URL]
+	if !ok {
+		return nil, 0, fault.New(fault.NotFound, "it is not there any more")
+	}
+	return io.NopCloser(bytes.NewReader(f.data)), int64(len(f.data)), nil
+}
+
+func (tw *twin) Publish(_ context.Context, _ mimiuri.URI, r io.Reader, typ string) (string, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return "", err
+	}
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	url := fmt.Sprintf("https://files.%s/public/%d", tw.domain, len(tw.files))
+	tw.files[url] = twinFile{b, typ}
+	return url, nil
+}
+
+func (tw *twin) FetchPublic(_ context.Context, url string) (io.ReadCloser, string, int64, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	f, ok := tw.files[url]
+	if !ok {
+		return nil, "", 0, fault.New(fault.NotFound, "it is not there any more")
+	}
+	return io.NopCloser(bytes.NewReader(f.data)), f.typ, int64(len(f.data)), nil
+}
+
+// attach is a file of somebody elsewhere.
+func (tw *twin) attach(typ, name string, data []byte) content.Part {
+	part, err := tw.Upload(context.Background(), mimiuri.URI{}, bytes.NewReader(data), int64(len(data)), typ, name)
+	if err != nil {
+		tw.t.Error(err)
+	}
+	return part
+}
+
+// sent waits for a message of a local user and returns it.
+func (tw *twin) sent(ctx context.Context, what string, match func(*content.Message, content.Class) bool) adapter.Intent {
+	tw.t.Helper()
+	return tw.intent(ctx, what, func(in adapter.Intent) bool {
+		return in.Kind == adapter.SendMessage && match(in.Content, in.Content.Classify())
+	})
 }
 
 type twinRoom struct {
@@ -60,10 +136,26 @@ type twinRoom struct {
 
 const twinDomain = "matrix.example"
 
+// twinRoles are the roles of the twin's rooms, after core/policy's cooperative ones.
+var twinRoles = func() []adapter.Role {
+	user := []policy.Capability{policy.CanAddParticipant, policy.CanRemoveSelf, policy.CanSendMessage, policy.CanReceiveMessage, policy.CanEditOwnMessage, policy.CanDeleteOwnMessage, policy.CanChangeRoomName}
+	admin := append(slices.Clone(user), policy.CanRemoveParticipant, policy.CanKick, policy.CanBan, policy.CanUnban, policy.CanChangeUserRole, policy.CanDeleteOtherMessage, policy.CanDeleteOtherReaction, policy.CanChangeRoomAvatar, policy.CanChangeRoomDescription, policy.CanChangeRoomSubject)
+	super := append(slices.Clone(admin), policy.CanChangePreauthorizedUserList, policy.CanChangeRoomMembershipStyle, policy.CanDestroyRoom)
+	to := func(from uint32, to ...uint32) policy.RoleChanges { return policy.RoleChanges{From: from, To: to} }
+	admins := []policy.RoleChanges{to(0, 1, 2, 3), to(1, 0, 2, 3), to(2, 0, 1, 3), to(3, 0, 1, 2)}
+	return []adapter.Role{
+		{Index: 1, Name: "banned"},
+		{Index: 2, Name: "ordinary_user", Capabilities: user, Changes: []policy.RoleChanges{to(0, 2), to(2, 0)}},
+		{Index: 3, Name: "group_admin", Capabilities: admin, Changes: admins},
+		{Index: 4, Name: "super_admin", Capabilities: super, Changes: []policy.RoleChanges{to(0, 1, 2, 3, 4), to(1, 0, 2, 3, 4), to(2, 0, 1, 3, 4), to(3, 0, 1, 2, 4), to(4, 0, 1, 2, 3)}},
+		{Index: 6, Name: "guest", Capabilities: []policy.Capability{policy.CanRemoveSelf, policy.CanReceiveMessage}},
+	}
+}()
+
 func newTwin(t testing.TB) *twin {
 	tw := &twin{
 		t: t, domain: twinDomain, logs: &logBuffer{}, levels: map[string]adapter.Level{},
-		rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, events: map[mimiuri.URI][]adapter.Event{}, tries: map[string]int{}, failed: map[string]error{},
+		rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, events: map[mimiuri.URI][]adapter.Event{}, tries: map[string]int{}, failed: map[string]error{}, files: map[string]twinFile{},
 	}
 	tw.wake = sync.NewCond(&tw.mu)
 	tw.path = filepath.Join(t.TempDir(), "adapter.db")
@@ -191,7 +283,7 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 	}
 	switch in.Kind {
 	case adapter.CreateRoom:
-		tw.rooms[in.Room] = &twinRoom{room: adapter.Room{URI: in.Room, Name: in.Name}}
+		tw.rooms[in.Room] = &twinRoom{room: adapter.Room{URI: in.Room, Name: in.Name, Roles: twinRoles}}
 		tw.join(in.Room, in.Actor, in.Actor, true, origin)
 	case adapter.Invite:
 		tw.join(in.Room, in.Target, in.Actor, false, origin)
@@ -202,6 +294,7 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 	case adapter.Remove:
 		tw.leave(in.Room, in.Target, in.Actor, origin)
 	case adapter.SendMessage:
+		in.Content.SetSenderTimestamp(in.OriginTime)
 		tw.message(in.Room, in.Actor, in.Content, origin)
 	}
 	return nil
@@ -234,7 +327,11 @@ func (tw *twin) emit(ev adapter.Event) {
 
 func (tw *twin) join(room, user, actor mimiuri.URI, admin bool, origin *adapter.Origin) {
 	r := tw.rooms[room]
-	r.room.Participants = append(r.room.Participants, adapter.Participant{User: user, Role: 2, RoleName: "member", Send: true, Admin: admin})
+	role := uint32(2)
+	if admin {
+		role = 4
+	}
+	r.room.Participants = append(r.room.Participants, adapter.Participant{User: user, Role: role, RoleName: "x", Send: true, Admin: admin})
 	if len(tw.locals(room)) == 0 {
 		return // none of our business
 	}
@@ -325,7 +422,7 @@ func (tw *twin) newRoom(uri, name string, users ...string) mimiuri.URI {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	u := mimiuri.MustParse(uri)
-	tw.rooms[u] = &twinRoom{room: adapter.Room{URI: u, Name: name}}
+	tw.rooms[u] = &twinRoom{room: adapter.Room{URI: u, Name: name, Roles: twinRoles}}
 	for i, user := range users {
 		tw.join(u, mimiuri.MustParse(user), mimiuri.MustParse(users[0]), i == 0, nil)
 	}
@@ -403,7 +500,7 @@ func describe(list []adapter.Intent) string {
 }
 
 func kindName(k adapter.IntentKind) string {
-	return [...]string{"?", "create", "invite", "join", "leave", "remove", "send"}[k]
+	return [...]string{"?", "create", "invite", "join", "leave", "remove", "send", "ban", "unban", "role", "metadata", "policy", "destroy"}[k]
 }
 
 // intent waits for an intent of which match is true.
@@ -460,7 +557,7 @@ func (tw *twin) textsOf(room mimiuri.URI) (out []string) {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	for _, ev := range tw.events[room] {
-		if ev.Kind == adapter.Message {
+		if ev.Kind == adapter.Message && ev.Content.Classify().Kind != content.KindStatus {
 			text, _ := ev.Content.PlainText()
 			out = append(out, ev.Sender.ID+": "+text)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"maunium.net/go/mautrix/id"
 
@@ -21,6 +22,7 @@ type refusedIntent struct {
 	actor  mimiuri.URI
 	target mimiuri.URI
 	err    error
+	report bool // a report of reading or delivery, which nobody wrote
 }
 
 func (b *bridge) showRefused(ctx context.Context, ev adapter.Event) error {
@@ -28,7 +30,8 @@ func (b *bridge) showRefused(ctx context.Context, ev adapter.Event) error {
 	if !own {
 		return nil
 	}
-	r := refusedIntent{kind: ev.Intent, uri: ev.Room, room: room, event: origin, actor: ev.Actor, target: ev.Target, err: ev.Err}
+	r := refusedIntent{kind: ev.Intent, uri: ev.Room, room: room, event: origin, actor: ev.Actor, target: ev.Target, err: ev.Err,
+		report: strings.HasSuffix(ev.Origin.ID, reportSuffix)}
 	if r.err == nil {
 		r.err = errors.New("matrix: refused")
 	}
@@ -51,7 +54,16 @@ func (b *bridge) undo(ctx context.Context, r refusedIntent) error {
 	}
 	switch r.kind {
 	case adapter.SendMessage:
-		return notice("Not delivered: %s.", why)
+		if r.report {
+			return nil
+		}
+		if err := b.st.refused(r.event); err != nil {
+			return err
+		}
+		if err := notice("Not delivered: %s.", why); err != nil {
+			return err
+		}
+		return b.tellStatus(ctx, r.room, r.event, r.err, nil)
 	case adapter.JoinRoom:
 		if ok && p.room == r.room {
 			if user, isLocal := b.local(r.actor); isLocal {

@@ -216,3 +216,13 @@ func (w *world) reopen() {
 	w.must(w.tw.db.Close())
 	w.tw.openDB(w.tw.path)
 }
+
+// downloaded is the file behind an mxc URI, as a client gets it.
+func (w *world) downloaded(c *testnet.NioClient, mxc string) []byte {
+	w.t.Helper()
+	var resp struct {
+		Data []byte `json:"data"`
+	}
+	w.must(c.Do(w.ctx, "download", map[string]any{"mxc": mxc}, &resp))
+	return resp.Data
+}

@@ -55,6 +55,7 @@ type MatrixEvent struct {
 	StateKey *string        `json:"state_key"`
 	Time     int64          `json:"origin_server_ts"` // Unix ms
 	Content  map[string]any `json:"content"`
+	Redacts  string         `json:"redacts"`
 }
 
 // Text is content.body of a message event, else "".

@@ -1,11 +1,13 @@
 """A Matrix client, matrix-nio, driven by JSON lines: one command a line on stdin, answers and events on stdout.
 
 Command: {"id": 1, "cmd": "join", ...}; answer: {"id": 1, "ok": true, ...} or {"id": 1, "ok": false, "code", "error"}.
-Events: {"event": "timeline" | "state" | "invite" | "leave" | "synced" | "sync_error", "room", "data"}.
+Events: {"event": "timeline" | "state" | "ephemeral" | "invite" | "leave" | "synced" | "sync_error", "room", "data"}.
 Commands run one after the other, in the order given; syncing goes on beside them. End of input ends the program.
 """
 
 import asyncio
+import base64
+import io
 import json
 import logging
 import sys
@@ -77,6 +79,8 @@ class Driver:
                     out({"event": "limited", "room": room, "data": timeline["prev_batch"]})
                 for ev in timeline.get("events", []):
                     out({"event": "timeline", "room": room, "data": ev})
+                for ev in data.get("ephemeral", {}).get("events", []):
+                    out({"event": "ephemeral", "room": room, "data": ev})
             for room, data in rooms.get("leave", {}).items():
                 for ev in data.get("timeline", {}).get("events", []):
                     out({"event": "timeline", "room": room, "data": ev})
@@ -155,6 +159,18 @@ class Driver:
                 token = data["end"]
             events.reverse()
             return {"events": events}
+        if cmd == "download":
+            resp = check(await cl.download(c["mxc"]))
+            return {"data": base64.b64encode(resp.body).decode()}
+        if cmd == "upload":
+            data = base64.b64decode(c["data"])
+            resp, _ = await cl.upload(lambda *_: io.BytesIO(data), content_type=c["type"], filename=c.get("name"), filesize=len(data))
+            return {"mxc": check(resp).content_uri}
+        if cmd == "read":
+            await self.raw("POST", nio.Api._build_path(["rooms", room, "receipt", "m.read", c["event_id"]]), {})
+            return {}
+        if cmd == "raw":
+            return {"body": await self.raw(c["method"], c["path"], c.get("body"))}
         if cmd == "set_displayname":
             check(await cl.set_displayname(c["name"]))
             return {}
