@@ -2,14 +2,22 @@ package core_test
 
 import (
 	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/core/wire"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -447,5 +455,262 @@ func TestHubGone(t *testing.T) {
 	})
 	if r := b.view(room); r.Offline {
 		t.Error("the room is still offline")
+	}
+}
+
+// awaitCounter waits for a counter of the provider.
+func (p *provider) awaitCounter(what string, c *atomic.Uint64, n uint64) {
+	p.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); c.Load() < n; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s: %d instead of %d %s", p.domain, c.Load(), n, what)
+		}
+	}
+}
+
+// TestKeysAreChanged: by time and by the number of messages, one local client after the other, and the talk goes on.
+func TestKeysAreChanged(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	a.tune = func(c *core.Config) { c.RefreshEvery = 150 * time.Millisecond }
+	b.tune = func(c *core.Config) { c.RefreshMessages = 3 }
+	a.start()
+	b.start()
+	room := open(t, a, b.user("bob"), b.user("ben"))
+	a.awaitCounter("changes of keys", &a.core.Client.Counters.Refreshes, 6) // the commits of the invitations are some of them
+	var want []string
+	for i := range 9 {
+		b.say(room, "bob", fmt.Sprint(i))
+		want = append(want, fmt.Sprintf("bob: %d", i))
+	}
+	equal(t, "a", a.awaitTexts(room, 9), want)
+	b.awaitCounter("changes of keys", &b.core.Client.Counters.Refreshes, 2)
+	b.say(room, "ben", "end")
+	a.say(room, "alice", "end")
+	a.awaitTexts(room, 11)
+	b.awaitTexts(room, 11)
+	if n := b.core.Client.Counters.Resyncs.Load() + a.core.Client.Counters.Resyncs.Load(); n != 0 {
+		t.Errorf("%d times the group was joined anew", n)
+	}
+}
+
+// TestLastLeaves: with its last client a room ends at its hub, which keeps nothing of the group.
+func TestLastLeaves(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"))
+	b.say(room, "bob", "bye")
+	a.awaitTexts(room, 1)
+	a.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: a.user("alice")})
+	b.awaitLeft(room, a.user("alice"))
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: b.user("bob")})
+	b.awaitLeft(room, b.user("bob"))
+	var status, routes int
+	var state, info []byte
+	a.sql(t, func(db *sql.DB) error {
+		if err := db.QueryRow("SELECT count(*) FROM hub_route").Scan(&routes); err != nil {
+			return err
+		}
+		return db.QueryRow("SELECT status, state, info FROM hub_room").Scan(&status, &state, &info)
+	})
+	if status != int(store.HubClosed) || state != nil || info != nil || routes != 0 {
+		t.Errorf("the hub keeps status %d, %d octets of state, %d of info, %d routes", status, len(state), len(info), routes)
+	}
+	b.awaitRefused(room, b.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: b.user("bob")}))
+}
+
+// TestHubDestroys: whoever runs the hub closes a room; all providers are told.
+func TestHubDestroys(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	room := open(t, a, b.user("bob"), c.user("carol"), c.user("cora"))
+	if err := a.core.DestroyRoom(context.Background(), room); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ps {
+		p.awaitKind(room, adapter.Closed, mimiuri.URI{})
+	}
+	c.awaitLeft(room, c.user("cora"))
+	c.awaitRefused(room, c.say(room, "carol", "hello?"))
+	if err := a.core.DestroyRoom(context.Background(), room); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a second time: %v", err)
+	}
+	if err := a.core.DestroyRoom(context.Background(), b.room("x")); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a room elsewhere: %v", err)
+	}
+}
+
+// TestReconcile: what an adapter was told wrongly, or not at all, is told at the next start.
+func TestReconcile(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"), b.user("ben"))
+	a.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: a.user("alice"), Target: b.user("mallory")})
+	b.awaitKind(room, adapter.Banned, b.user("mallory"))
+	if n, err := b.core.Reconcile(context.Background()); n != 0 || err != nil {
+		t.Errorf("%d repaired in a room that is as it should be, %v", n, err)
+	}
+	b.stop()
+	b.sql(t, func(db *sql.DB) error {
+		var text []byte
+		if err := db.QueryRow("SELECT view FROM client_room").Scan(&text); err != nil {
+			return err
+		}
+		var v map[string]any
+		if err := json.Unmarshal(text, &v); err != nil {
+			return err
+		}
+		members := v["members"].([]any)
+		v["name"], v["banned"] = "Attic", nil
+		v["members"] = slices.DeleteFunc(members, func(m any) bool { return m.(map[string]any)["user"] == b.user("ben").String() })
+		members[0].(map[string]any)["role"] = 2
+		text, _ = json.Marshal(v)
+		_, err := db.Exec("UPDATE client_room SET view=?", text)
+		return err
+	})
+	b.mem.events[room] = nil
+	b.start()
+	b.awaitJoined(room, b.user("ben"))
+	b.awaitKind(room, adapter.Metadata, mimiuri.URI{})
+	b.awaitKind(room, adapter.Banned, b.user("mallory"))
+	b.awaitKind(room, adapter.RoleChanged, a.user("alice"))
+	if n := b.core.Client.Counters.Repaired.Load(); n != 1 {
+		t.Errorf("%d rooms were repaired", n)
+	}
+	if r := b.view(room); r.Name != "Balcony" || len(r.Participants) != 3 || len(r.Banned) != 1 {
+		t.Errorf("the room is %+v", r)
+	}
+	if n, err := b.core.Reconcile(context.Background()); n != 0 || err != nil {
+		t.Errorf("%d repaired once more, %v", n, err)
+	}
+	b.say(room, "ben", "hello")
+	a.awaitTexts(room, 1)
+}
+
+// TestReconcileKeys: a client whose Welcome was lost is in the group without its keys; it joins anew.
+func TestReconcileKeys(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	var lose atomic.Bool
+	b.guard().in = singly(func(m *wire.FanoutMessage, let func([]byte) error) error {
+		if m.Message.Welcome != nil && lose.Load() {
+			return nil
+		}
+		return let(m.Marshal())
+	})
+	a.start()
+	b.start()
+	room := open(t, a, b.user("bob"))
+	lose.Store(true)
+	a.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: a.user("alice"), Target: b.user("ben")})
+	b.awaitJoined(room, b.user("ben"))
+	lose.Store(false)
+	a.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: a.user("alice"), Metadata: &adapter.MetadataChange{Subject: ptr("x")}})
+	b.awaitKind(room, adapter.Metadata, mimiuri.URI{})
+	if n, err := b.core.Reconcile(context.Background()); n != 1 || err != nil {
+		t.Errorf("%d repaired, %v", n, err)
+	}
+	b.say(room, "ben", "here I am")
+	equal(t, "a", a.awaitTexts(room, 1), []string{"ben: here I am"})
+	if n := count(a.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Left }); n != 0 {
+		t.Errorf("%d left", n)
+	}
+}
+
+// TestDayAway: a follower that was down for a day finds everything in its order.
+func TestDayAway(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0], ps[1], ps[2]
+	var ahead atomic.Int64
+	for _, p := range ps {
+		p.tune = func(c *core.Config) { c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) } }
+		p.start()
+	}
+	room := open(t, a, b.user("bob"), c.user("carol"))
+	talk(t, room, "before", map[*provider]string{a: "alice", b: "bob", c: "carol"})
+	b.stop()
+	var want []string
+	for hour := range 8 {
+		ahead.Add(int64(3 * time.Hour))
+		p, who := ps[2*(hour%2)], []string{"alice", "carol"}[hour%2]
+		p.say(room, who, fmt.Sprint(hour))
+		want = append(want, fmt.Sprintf("%s: %d", who, hour))
+		a.awaitTexts(room, 3+hour+1)
+		switch hour {
+		case 1:
+			a.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: a.user("alice"), Metadata: &adapter.MetadataChange{Subject: ptr("night")}})
+		case 3:
+			c.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: c.user("carol"), Target: a.user("amy")})
+			a.awaitJoined(room, a.user("amy"))
+		case 5:
+			a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Role: policy.RoleGroupAdmin})
+		case 6:
+			a.intake(adapter.Intent{Kind: adapter.Remove, Room: room, Actor: a.user("alice"), Target: a.user("amy")})
+			c.awaitLeft(room, a.user("amy"))
+		}
+	}
+	b.start()
+	equal(t, "b", b.awaitTexts(room, 11)[3:], want)
+	b.awaitLeft(room, a.user("amy"))
+	b.mem.mu.Lock()
+	var kinds []adapter.EventKind
+	for _, e := range b.mem.events[room] {
+		if e.Kind != adapter.Message {
+			kinds = append(kinds, e.Kind)
+		}
+	}
+	b.mem.mu.Unlock()
+	if want := []adapter.EventKind{adapter.Joined, adapter.Joined, adapter.Metadata, adapter.Joined, adapter.RoleChanged, adapter.Left}; !slices.Equal(kinds, want) {
+		t.Errorf("bob's provider shows %v, want %v", kinds, want)
+	}
+	if n := b.core.Client.Counters.Resyncs.Load(); n != 0 {
+		t.Errorf("%d times the group was joined anew", n)
+	}
+	b.say(room, "bob", "good morning")
+	c.awaitTexts(room, 12)
+}
+
+// TestRacingChanges: three providers change everything at once. One commit an epoch wins, and nobody's intent is lost.
+func TestRacingChanges(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	room := open(t, a, b.user("bob"), c.user("carol"), c.user("chris"), b.user("ben"))
+	for _, u := range []mimiuri.URI{b.user("bob"), c.user("carol")} {
+		a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: u, Role: policy.RoleSuperAdmin})
+		b.awaitKind(room, adapter.RoleChanged, u)
+		c.awaitKind(room, adapter.RoleChanged, u)
+	}
+	do := func(p *provider, who string, in adapter.Intent) {
+		in.Room, in.Actor = room, p.user(who)
+		p.intake(in)
+	}
+	do(a, "alice", adapter.Intent{Kind: adapter.SetMetadata, Metadata: &adapter.MetadataChange{Name: ptr("A")}})
+	do(b, "bob", adapter.Intent{Kind: adapter.SetMetadata, Metadata: &adapter.MetadataChange{Subject: ptr("B")}})
+	do(c, "carol", adapter.Intent{Kind: adapter.SetMetadata, Metadata: &adapter.MetadataChange{Mood: ptr("C")}})
+	do(a, "alice", adapter.Intent{Kind: adapter.SetPolicy, Policy: &adapter.PolicyChange{Open: ptr(true)}})
+	do(b, "bob", adapter.Intent{Kind: adapter.SetPolicy, Policy: &adapter.PolicyChange{Discoverable: ptr(true)}})
+	do(c, "carol", adapter.Intent{Kind: adapter.SetPolicy, Policy: &adapter.PolicyChange{History: ptr(true)}})
+	do(a, "alice", adapter.Intent{Kind: adapter.Ban, Target: c.user("chris")})
+	do(b, "bob", adapter.Intent{Kind: adapter.ChangeRole, Target: b.user("ben"), Role: policy.RoleGroupAdmin})
+	do(c, "carol", adapter.Intent{Kind: adapter.Invite, Target: a.user("amy")})
+	do(b, "ben", adapter.Intent{Kind: adapter.SendMessage, Content: content.Text("meanwhile")})
+	for _, p := range ps {
+		p.awaitKind(room, adapter.Banned, c.user("chris"))
+		p.awaitKind(room, adapter.RoleChanged, b.user("ben"))
+		p.awaitJoined(room, a.user("amy"))
+		p.mem.wait(t, "all changes of metadata and policy", func() bool {
+			of := func(k adapter.EventKind) int {
+				return count(p.mem.events[room], func(e adapter.Event) bool { return e.Kind == k })
+			}
+			return of(adapter.Metadata) == 3 && of(adapter.Policy) == 3
+		})
+		p.awaitTexts(room, 1)
+		r := p.view(room)
+		if r.Name != "A" || r.Subject != "B" || r.Mood != "C" || !r.Open || !r.Discoverable || !r.History {
+			t.Errorf("%s has the room as %+v", p.domain, r)
+		}
+		if n := count(p.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Refused }); n != 0 {
+			t.Errorf("%s: %d refused", p.domain, n)
+		}
 	}
 }

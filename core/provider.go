@@ -51,6 +51,9 @@ type Config struct {
 	Patience time.Duration
 	// OfflineAfter overrides how long a hub has to be out of reach before its rooms count as offline (client.Config).
 	OfflineAfter time.Duration
+	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
+	RefreshEvery    time.Duration
+	RefreshMessages int
 	// Retention is how long events are kept that the adapters have shown; 0 is 7 days.
 	Retention time.Duration
 	// Assets says where files of users lie and how much of them there may be.
@@ -117,7 +120,8 @@ func New(cfg Config) (*Provider, error) {
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
 		Log: cfg.Log.With().Str("part", "hub").Logger()})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Retention: cfg.Retention})
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter,
+		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention})
 	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
 	if cfg.WrapNotify != nil {
 		r.ownNotify = cfg.WrapNotify(p.Client)
@@ -197,6 +201,17 @@ func (p *Provider) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// Reconcile compares all rooms with what the adapters were shown of them, repairs what differs and gives the number of rooms
+// that were repaired. Run does it at the start and daily (client.Client.Reconcile).
+func (p *Provider) Reconcile(ctx context.Context) (repaired int, err error) {
+	return p.Client.Reconcile(ctx)
+}
+
+// DestroyRoom closes a room that this provider keeps (hub.Hub.Destroy).
+func (p *Provider) DestroyRoom(ctx context.Context, room mimiuri.URI) error {
+	return p.Hub.Destroy(ctx, room)
 }
 
 // Close closes the databases of a provider that is not running. Run does it by itself.

@@ -101,6 +101,7 @@ type provider struct {
 	in     func(port.Notify) port.Notify
 	wait   time.Duration // core.Config.Patience
 	gone   time.Duration // core.Config.OfflineAfter
+	tune   func(*core.Config)
 	delay  func() time.Duration
 	empty  time.Duration // store.Options.Checkpoint
 
@@ -129,7 +130,7 @@ func newNetwork(t *testing.T, domains ...string) (*network, []*provider) {
 	if n.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(96 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &n.caKey.PublicKey, n.caKey)
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +160,7 @@ func (n *network) certificate(domain string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: domain}, DNSNames: []string{domain}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: domain}, DNSNames: []string{domain}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(96 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, n.ca, &key.PublicKey, n.caKey)
 	if err != nil {
@@ -207,7 +208,7 @@ func (p *provider) start() *provider {
 	}
 	storage := storeOptions(p.dir)
 	storage.Checkpoint = p.empty
-	c, err := core.New(core.Config{
+	cfg := core.Config{
 		Domain: p.domain,
 		Store:  storage,
 		Federation: federation.Config{
@@ -217,7 +218,11 @@ func (p *provider) start() *provider {
 		},
 		Listener: p.ln, Adapters: []adapter.Adapter{p.mem}, Level: func(string) adapter.Level { return adapter.LevelUser },
 		Log: log, CommitDelay: delay, WrapHub: p.wrap, WrapNotify: p.in, Patience: p.wait, OfflineAfter: p.gone,
-	})
+	}
+	if p.tune != nil {
+		p.tune(&cfg)
+	}
+	c, err := core.New(cfg)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -55,6 +55,10 @@ type Config struct {
 	Patience time.Duration
 	// OfflineAfter is how long a hub has to be out of reach before its rooms are shown as offline; 0 is 2 minutes.
 	OfflineAfter time.Duration
+	// RefreshEvery is how often the keys of a local client are changed in each room that others are in, one client after
+	// the other; 0 is 7 days. RefreshMessages is after how many messages sent it is done earlier; 0 is 1000.
+	RefreshEvery    time.Duration
+	RefreshMessages int
 	// Retention is how long events are kept that have been shown; 0 is 7 days.
 	Retention time.Duration
 }
@@ -92,7 +96,7 @@ type Client struct {
 
 // Counters count since the start; for metrics.
 type Counters struct {
-	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Delivered, DeliveryFailed atomic.Uint64
+	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, Delivered, DeliveryFailed atomic.Uint64
 }
 
 var (
@@ -110,6 +114,12 @@ func New(cfg Config) *Client {
 	}
 	if cfg.OfflineAfter == 0 {
 		cfg.OfflineAfter = 2 * time.Minute
+	}
+	if cfg.RefreshEvery == 0 {
+		cfg.RefreshEvery = 7 * 24 * time.Hour
+	}
+	if cfg.RefreshMessages == 0 {
+		cfg.RefreshMessages = 1000
 	}
 	if cfg.Retention == 0 {
 		cfg.Retention = 7 * 24 * time.Hour
@@ -134,14 +144,13 @@ func (c *Client) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.ctx = ctx
 	c.mu.Unlock()
-	var work, joined []string
+	var work, due []string
 	deliver := map[string][]string{}
 	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
 		if work, err = tx.RoomsWithWork(); err != nil {
 			return err
 		}
-		// Rooms whose proposals wait for a commit have no row that says so: all joined rooms are looked at once.
-		if joined, err = tx.ClientRooms(store.ClientJoined); err != nil {
+		if due, err = tx.RoomsDue(c.cfg.Now().UnixMilli()); err != nil {
 			return err
 		}
 		for _, a := range c.cfg.Adapters {
@@ -157,7 +166,7 @@ func (c *Client) Run(ctx context.Context) error {
 	for _, r := range work {
 		c.step(r)
 	}
-	for _, r := range joined {
+	for _, r := range due {
 		c.step(r)
 	}
 	for a, rooms := range deliver {
@@ -165,10 +174,13 @@ func (c *Client) Run(ctx context.Context) error {
 			c.startDelivery(deliveryKey{adapter: a, room: r})
 		}
 	}
+	c.workers.Add(1)
+	go c.reconcileDaily(ctx)
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
 		c.clean(ctx)
+		c.stepDue(ctx)
 		select {
 		case <-ctx.Done():
 			c.rooms.Close()
@@ -176,6 +188,21 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// stepDue looks at the rooms whose time has come.
+func (c *Client) stepDue(ctx context.Context) {
+	var due []string
+	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		due, err = tx.RoomsDue(c.cfg.Now().UnixMilli())
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		c.cfg.Log.Error().Err(err).Msg("reading which rooms are due")
+	}
+	for _, r := range due {
+		c.step(r)
 	}
 }
 

@@ -235,6 +235,7 @@ func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wir
 		return err
 	}
 	r.c.Counters.Sent.Add(1)
+	r.sentSince++
 	r.log.Debug().Str("event", "sent").Hex("message_id", id[:]).Int("bytes", len(in.Request)).Uint64("ts", res.AcceptedTimestamp).Msg("message accepted by the hub")
 	return nil
 }

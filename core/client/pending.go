@@ -241,6 +241,7 @@ func (r *room) merge(ctx context.Context, ch *change, external []*mls.MLSMessage
 		return err
 	}
 	if leaf := req.Message.PublicMessage.Content.Sender; leaf.Type == mls.SenderMember {
+		ch.path, ch.leaf = req.Message.PublicMessage.Content.Commit.Path != nil, leaf.Leaf
 		if n := r.g.Leaf(leaf.Leaf); n != nil {
 			if u, _, err := policy.LeafUser(n); err == nil {
 				ch.actor = u

@@ -34,6 +34,7 @@ type room struct {
 	pol     *policy.State // of the epoch
 	view    *view         // as stored
 	pending *store.Pending
+	due     store.Due
 
 	// What follows is only timing; losing it costs a delay.
 	hubAfter    time.Time            // no request to the hub before
@@ -55,6 +56,7 @@ type room struct {
 	refusals    int                  // of commits in this epoch
 	place       int64                // hub time of what was accepted and waits for what came before it; 0: nothing does
 	resumed     bool                 // what was under way at the start has been asked for
+	sentSince   int                  // messages since the last change of keys
 	failures    int
 }
 
@@ -82,8 +84,12 @@ func (r *room) load(ctx context.Context) error {
 	var row *store.ClientRoom
 	var ratchets []store.Ratchet
 	var pending *store.Pending
+	var due store.Due
 	err := r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
 		if row, err = tx.ClientRoom(r.id); err != nil || row == nil {
+			return err
+		}
+		if due, err = tx.Due(r.id); err != nil {
 			return err
 		}
 		pending, err = tx.Pending(r.id)
@@ -115,7 +121,7 @@ func (r *room) load(ctx context.Context) error {
 		r.g, r.pol = g, pol
 	}
 	row.State = nil // it is long, and the group holds it
-	r.row, r.view, r.pending = row, v, pending
+	r.row, r.view, r.pending, r.due = row, v, pending, due
 	if first && r.g != nil {
 		r.logEpoch()
 	}
@@ -281,6 +287,9 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	if more, err := r.commitProposals(ctx); more || err != nil {
 		return more, err
 	}
+	if more, err := r.refresh(ctx); more || err != nil {
+		return more, err
+	}
 	return r.intents(ctx)
 }
 
@@ -362,7 +371,9 @@ func (r *room) reachability(ctx context.Context) (told bool, err error) {
 
 // change is what one step does to a room; commit writes it in one transaction.
 type change struct {
-	full  bool                 // the group changed beyond its ratchets: epoch, proposals
+	full  bool // the group changed beyond its ratchets: epoch, proposals
+	path  bool // the keys of the local client leaf were changed
+	leaf  mls.LeafIndex
 	view  *view                // without full: what the room looks like now
 	fresh []mls.RatchetRow     // the group is another one than before: its rows, in place of those on disk
 	out   bool                 // no local leaf is left: forget the group
@@ -413,7 +424,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 			v = makeView(pol, r.g.Members(), out, v, r.g.Epoch())
 			// Nobody is left who could commit the removals that are pending: the hub closes the room.
 			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !out.leaves[m.Leaf] })
-			ch.over = !pol.Base.PersistentRoom && len(pol.Users()) <= 1
+			ch.over = out.over || !pol.Base.PersistentRoom && len(pol.Users()) <= 1
 		}
 		if ch.out {
 			row.Status = store.ClientOut
@@ -438,10 +449,21 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 		rows = append(rows, r.g.TakeRatchets()...)
 	}
 	r.differences(ch, v, row.Epoch)
+	due := r.nextDue(ch)
 	wake := len(ch.events) > 0
 	err := r.c.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
 		if ch.view != nil && !ch.full {
 			if err := tx.PutClientView(&row); err != nil {
+				return err
+			}
+		}
+		switch {
+		case ch.out:
+			if err := tx.DropDue(r.id); err != nil {
+				return err
+			}
+		case due != r.due:
+			if err := tx.PutDue(r.id, due); err != nil {
 				return err
 			}
 		}
@@ -498,7 +520,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 	}
 	moved := ch.full && !ch.out && (r.row.Status != row.Status || r.row.Epoch != row.Epoch || ch.fresh != nil)
 	row.State = nil
-	r.row, r.view = &row, v
+	r.row, r.view, r.due = &row, v, due
 	if ch.out {
 		r.g, r.pol = nil, nil
 	}
@@ -523,6 +545,10 @@ func (r *room) leaving() going {
 		case *mls.SelfRemove:
 			out.leaves[p.Sender.Leaf] = true
 		case *mls.AppDataUpdate:
+			if b.ComponentID == policy.ComponentBaseRoomPolicy {
+				base, err := policy.ParseBaseRoomPolicy(b.Update)
+				out.over = out.over || err == nil && !base.PersistentRoom
+			}
 			if b.ComponentID != policy.ComponentParticipantList {
 				continue
 			}

@@ -107,6 +107,7 @@ type going struct {
 	leaves map[mls.LeafIndex]bool
 	users  map[mimiuri.URI]bool // off the list, or banned
 	banned map[mimiuri.URI]bool // of users, and those who were not listed
+	over   bool                 // the room is not persistent any more
 }
 
 // makeView shows the state of an epoch as it will be without those who are going. old gives the local users' Since.

@@ -134,8 +134,9 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 	row := *r.row
 	ts := r.stamp()
 	row.State, row.LastTS = state, ts
-	if deserted(g) {
-		row.Status = store.HubClosed
+	closed := deserted(g)
+	if closed {
+		row.Status, row.State, row.Info = store.HubClosed, nil, nil
 	}
 	response := (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(ts)}).Marshal()
 	err = r.write(ctx, &row, func(tx *store.Tx) error {
@@ -146,12 +147,20 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 		if err := tx.PutAnswer(r.id, from, hash, response, ts); err != nil {
 			return err
 		}
+		if closed {
+			if err := tx.DropRoutes(r.id); err != nil {
+				return err
+			}
+		}
 		return tx.UpdateHubRoom(&row)
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.g = g
+	if r.g = g; closed {
+		r.h.cfg.Log.Info().Str("room", r.id).Msg("the last client has left; the room is closed")
+		r.drop()
+	}
 	return response, nil
 }
 
@@ -345,11 +354,11 @@ func (r *room) welcome(ctx context.Context, staged *mls.StagedPublicCommit, w *m
 	return peers, refs, why, err
 }
 
-// remake makes the removals anew that an external commit could not cover (RFC 9420 section 12.4.3.2 allows it none
-// but SelfRemoves): the hub promised the leavers to see them out. It proposes them as external sender, adds them to g
+// remake makes the removals and bans anew that an external commit could not cover (RFC 9420 section 12.4.3.2 allows it
+// none but SelfRemoves): the hub has promised to see them out. It proposes them as external sender, adds them to g
 // and returns them, to be stapled to the commit.
 func (r *room) remake(g *mls.PublicGroup, pol *policy.State, pending []mls.PendingProposal, staged *mls.StagedPublicCommit) ([]*mls.MLSMessage, error) {
-	var users []mimiuri.URI
+	var list policy.ParticipantListUpdate
 	var bodies []mls.ProposalBody
 	done := map[mls.LeafIndex]bool{}
 	remove := func(l mls.LeafIndex) {
@@ -357,6 +366,13 @@ func (r *room) remake(g *mls.PublicGroup, pol *policy.State, pending []mls.Pendi
 			done[l] = true
 			bodies = append(bodies, &mls.Remove{Removed: l})
 		}
+	}
+	touched := map[mimiuri.URI]bool{}
+	touch := func(u mimiuri.URI) (index uint32, ok bool) {
+		i := pol.Participants.Index(u)
+		ok = !touched[u]
+		touched[u] = true
+		return uint32(i), ok && i >= 0
 	}
 	for _, p := range pending {
 		switch b := p.Proposal.Body.(type) {
@@ -369,31 +385,74 @@ func (r *room) remake(g *mls.PublicGroup, pol *policy.State, pending []mls.Pendi
 				remove(p.Sender.Leaf)
 			}
 		case *mls.AppDataUpdate:
-			for _, u := range removedUsers(b, r.pol) {
-				if pol.Participants.Index(u) >= 0 && !slices.Contains(users, u) {
-					users = append(users, u)
+			if b.ComponentID != policy.ComponentParticipantList {
+				continue
+			}
+			u, err := policy.ParseParticipantListUpdate(b.Update)
+			if err != nil {
+				continue
+			}
+			was := func(i uint32) mimiuri.URI { return r.pol.Participants[i].User } // the proposal was valid: the index is
+			for _, i := range u.Removed {
+				if now, ok := touch(was(i)); ok {
+					list.Removed = append(list.Removed, now)
+				}
+			}
+			for _, c := range u.Changed {
+				if !r.pol.IsBanned(c.Role) {
+					continue // an intent of others, who make it anew themselves
+				}
+				if now, ok := touch(was(c.Index)); ok {
+					list.Changed = append(list.Changed, policy.RoleChange{Index: now, Role: c.Role})
+				}
+			}
+			for _, a := range u.Added {
+				if i := pol.Participants.Index(a.User); r.pol.IsBanned(a.Role) && i < 0 && !touched[a.User] {
+					touched[a.User] = true
+					list.Added = append(list.Added, a)
 				}
 			}
 		}
 	}
-	if len(users) > 0 {
-		update, err := policy.RemoveParticipantUpdate(pol, users...)
-		if err != nil {
-			return nil, err
-		}
-		bodies = append(bodies, &mls.AppDataUpdate{ComponentID: policy.ComponentParticipantList, Op: mls.AppDataOpUpdate, Update: update})
+	if len(list.Removed)+len(list.Changed)+len(list.Added) > 0 {
+		bodies = append(bodies, policy.ListChange(list.Marshal()).Proposal().Body)
 	}
-	var msgs []*mls.MLSMessage
+	msgs, err := r.hubProposals(g, pol, bodies)
+	var denied *policy.Denied
+	if errors.As(err, &denied) && len(list.Changed)+len(list.Added) > 0 {
+		// The room does not let its hub ban anybody. They are out at least.
+		for _, c := range list.Changed {
+			list.Removed = append(list.Removed, c.Index)
+		}
+		list.Changed, list.Added = nil, nil
+		bodies[len(bodies)-1] = policy.ListChange(list.Marshal()).Proposal().Body
+		msgs, err = r.hubProposals(g, pol, bodies)
+	}
+	return msgs, err
+}
+
+// hubProposals makes proposals by the hub as external sender and adds them to g, all or none. A *policy.Denied says that the
+// room does not let the hub do that.
+func (r *room) hubProposals(g *mls.PublicGroup, pol *policy.State, bodies []mls.ProposalBody) (msgs []*mls.MLSMessage, err error) {
+	try := g.Clone()
+	var ps []mls.PendingProposal
 	for _, b := range bodies {
 		m, err := mls.SignExternalProposal(r.h.cfg.MLS, g.GroupContext(), 0, r.keys.sender, mls.Proposal{Body: b}, mls.MarshalSafeAAD(nil))
 		if err != nil {
 			return nil, err
 		}
-		if _, err := g.ReceiveProposal(m); err != nil {
+		p, err := try.ReceiveProposal(m)
+		if err != nil {
 			return nil, err
 		}
-		msgs = append(msgs, m)
+		msgs, ps = append(msgs, m), append(ps, *p)
 	}
+	if len(ps) > 0 {
+		if err := pol.WithPending(g.Proposals(), g.Members()).CheckProposals(ps, r.h.cfg.Domain, g.Members()); err != nil {
+			return nil, err
+		}
+	}
+	*g = *try
 	return msgs, nil
 }
 

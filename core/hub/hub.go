@@ -333,19 +333,47 @@ func deserted(g *mls.PublicGroup) bool {
 // current is the policy as the hub applies it: what it has accepted counts, committed or not ("Room state").
 func (r *room) current() *policy.State { return r.pol.WithPending(r.g.Proposals(), r.g.Members()) }
 
-// removedUsers returns the users that a proposal takes off the participant list of pol.
-func removedUsers(b *mls.AppDataUpdate, pol *policy.State) (users []mimiuri.URI) {
-	if b.ComponentID != policy.ComponentParticipantList {
-		return nil
-	}
-	u, err := policy.ParseParticipantListUpdate(b.Update)
-	if err != nil {
-		return nil
-	}
-	for _, i := range u.Removed {
-		if int(i) < len(pol.Participants) {
-			users = append(users, pol.Participants[i].User)
+// Destroy closes a room of this hub for good, on behalf of whoever runs it: the hub proposes to remove everybody, tells all
+// followers so, and takes nothing more. A room that is not open is a NotFound fault.
+func (h *Hub) Destroy(ctx context.Context, uri mimiuri.URI) error {
+	return h.rooms.Do(ctx, uri.String(), func(r *room) error {
+		if err := r.load(ctx); err != nil {
+			return err
 		}
-	}
-	return users
+		g, members := r.g, r.g.Members()
+		var bodies []mls.ProposalBody
+		for _, c := range r.pol.DestroyChanges(mimiuri.URI{}) {
+			bodies = append(bodies, c.Proposal().Body)
+		}
+		for _, m := range members[:min(len(members), wire.MaxProposals-len(bodies)-1)] {
+			bodies = append(bodies, &mls.Remove{Removed: m.Leaf})
+		}
+		// Nobody is left who could commit them, so that no policy need allow it: followers see them and let go.
+		f := &wire.FanoutMessage{}
+		for _, b := range bodies {
+			m, err := mls.SignExternalProposal(h.cfg.MLS, g.GroupContext(), 0, r.keys.sender, mls.Proposal{Body: b}, mls.MarshalSafeAAD(nil))
+			if err != nil {
+				return fmt.Errorf("hub: destroy %s: %w", r.id, err)
+			}
+			if f.Message == nil {
+				f.Message = m
+			} else {
+				f.MoreProposals = append(f.MoreProposals, m)
+			}
+		}
+		row := *r.row
+		ts := r.stamp()
+		row.Status, row.State, row.Info, row.LastTS, f.Timestamp = store.HubClosed, nil, nil, ts, uint64(ts)
+		err := r.write(ctx, &row, func(tx *store.Tx) error {
+			if err := r.logEntry(tx, &row, ts, f, domains(members, "")); err != nil {
+				return err
+			}
+			if err := tx.DropRoutes(r.id); err != nil {
+				return err
+			}
+			return tx.UpdateHubRoom(&row)
+		})
+		r.drop()
+		return err
+	})
 }

@@ -421,7 +421,7 @@ func (tx *Tx) EndIntent(room string, seq uint64, status IntentStatus) error {
 	return tx.do(`UPDATE intent SET status=?, payload=NULL, request=NULL WHERE room_id=? AND seq=?`, status, room, seq)
 }
 
-// RoomsWithWork lists the rooms that have open intents, a pending request or an inbox.
+// RoomsWithWork lists the rooms that have open intents, a pending request or an inbox, or have lost their state.
 func (tx *Tx) RoomsWithWork() (rooms []string, err error) {
 	err = tx.each(func(scan func(...any) error) error {
 		var r string
@@ -430,7 +430,8 @@ func (tx *Tx) RoomsWithWork() (rooms []string, err error) {
 		}
 		rooms = append(rooms, r)
 		return nil
-	}, `SELECT room_id FROM intent WHERE status<2 UNION SELECT room_id FROM client_pending UNION SELECT room_id FROM inbox`)
+	}, `SELECT room_id FROM intent WHERE status<2 UNION SELECT room_id FROM client_pending UNION SELECT room_id FROM inbox
+		UNION SELECT room_id FROM client_room WHERE status=1 AND state IS NULL`)
 	return rooms, err
 }
 

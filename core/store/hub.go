@@ -216,6 +216,11 @@ func (tx *Tx) DropRoute(room string, ref []byte) error {
 	return tx.do(`DELETE FROM hub_route WHERE room_id=? AND ref=?`, room, ref)
 }
 
+// DropRoutes forgets all routes of a room.
+func (tx *Tx) DropRoutes(room string) error {
+	return tx.do(`DELETE FROM hub_route WHERE room_id=?`, room)
+}
+
 // ExpireRoutes deletes routes of KeyPackages that are no longer valid.
 func (tx *Tx) ExpireRoutes(now int64) error {
 	return tx.do(`DELETE FROM hub_route WHERE expires<?`, now)

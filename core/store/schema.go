@@ -315,6 +315,7 @@ CREATE TABLE member (
 	PRIMARY KEY (local_user, room_id)
 ) WITHOUT ROWID;
 CREATE INDEX member_room ON member (room_id);
+
 -- Direct rooms by the two users, sorted, with a blank between. There may be several for one pair.
 CREATE TABLE direct_room (
 	users   TEXT NOT NULL,
@@ -333,5 +334,16 @@ CREATE TABLE asset (
 ) WITHOUT ROWID;
 CREATE INDEX asset_user ON asset (user);
 CREATE INDEX asset_expires ON asset (expires);
+
+-- When a joined room has to be looked at next though nothing happens in it. due: ms, 0 at each start. refresh: when the keys
+-- of a local client are to be changed, 0 if that has to be set yet. leaf: the client whose were changed last.
+CREATE TABLE room_due (
+	room_id TEXT    NOT NULL PRIMARY KEY,
+	due     INTEGER NOT NULL,
+	refresh INTEGER NOT NULL,
+	leaf    INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX room_due_due ON room_due (due);
+INSERT INTO room_due (room_id, due, refresh, leaf) SELECT room_id, 0, 0, 0 FROM client_room WHERE status = 1;
 `,
 }
