@@ -345,9 +345,15 @@ func TestDirectRoom(t *testing.T) {
 	joined(b, 2)
 	b.awaitTexts(room, 3)
 	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: bob})
-	a.mem.wait(t, "bob to leave again", func() bool {
-		return count(a.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Left && e.User == bob }) == 2
-	})
+	left := func(n int) {
+		t.Helper()
+		for _, p := range ps {
+			p.mem.wait(t, "bob to leave again, at "+p.domain, func() bool {
+				return count(p.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Left && e.User == bob }) == n
+			})
+		}
+	}
+	left(2)
 	if got := b.direct("bob", alice); got != room {
 		t.Errorf("bob comes back to %s", got)
 	}
@@ -357,9 +363,7 @@ func TestDirectRoom(t *testing.T) {
 
 	// When both have left it is over, and the next one is another.
 	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: bob})
-	a.mem.wait(t, "bob to leave", func() bool {
-		return count(a.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Left && e.User == bob }) == 3
-	})
+	left(3)
 	a.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: alice})
 	a.awaitLeft(room, alice)
 	next := a.direct("alice", bob)
