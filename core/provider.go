@@ -262,6 +262,10 @@ func (r *router) GroupInfo(ctx context.Context, from string, room mimiuri.URI, b
 	return r.hub(room).GroupInfo(ctx, from, room, body)
 }
 
+func (r *router) ReportAbuse(ctx context.Context, from string, room mimiuri.URI, body []byte) error {
+	return r.hub(room).ReportAbuse(ctx, from, room, body)
+}
+
 func (r *router) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
 	if peer == r.domain {
 		return r.ownNotify.Notify(ctx, peer, room, body)

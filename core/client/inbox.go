@@ -308,7 +308,7 @@ func (r *room) message(ch *change, f *wire.FanoutMessage) {
 // newMessage lets an event be written only if the sender's message ID is new.
 func (r *room) newMessage(e *eventRow) func(*store.Tx, uint64) (bool, error) {
 	return func(tx *store.Tx, seq uint64) (bool, error) {
-		fresh, err := tx.AddMessage(r.id, e.ID, e.Sender, e.TS, seq)
+		fresh, err := tx.AddMessage(r.id, e.ID, e.Sender, e.TS)
 		if err == nil && !fresh {
 			r.log.Debug().Hex("message_id", e.ID).Msg("message seen before")
 		}

@@ -96,6 +96,12 @@ func (c *Client) GroupInfo(ctx context.Context, from string, room mimiuri.URI, b
 	return c.post(ctx, room.Domain, epGroupInfo, room, body)
 }
 
+// ReportAbuse tells the room's hub, for port.Hub.
+func (c *Client) ReportAbuse(ctx context.Context, from string, room mimiuri.URI, body []byte) error {
+	_, err := c.post(ctx, room.Domain, epReportAbuse, room, body)
+	return err
+}
+
 // Notify brings FanoutMessages to a follower, for port.Notify.
 func (c *Client) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
 	_, err := c.post(ctx, peer, epNotify, room, body)

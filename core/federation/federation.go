@@ -61,6 +61,7 @@ const (
 	epRequestConsent  = "requestConsent"
 	epUpdateConsent   = "updateConsent"
 	epIdentifierQuery = "identifierQuery"
+	epReportAbuse     = "reportAbuse"
 	epProxyDownload   = "proxyDownload"
 	epAsset           = "asset" // of our own, not in the directory: messages have the whole URL
 )
@@ -76,6 +77,7 @@ var endpoints = map[string]string{
 	epRequestConsent:  "targetUser",
 	epUpdateConsent:   "requesterUser",
 	epIdentifierQuery: "domain",
+	epReportAbuse:     "roomId",
 	epProxyDownload:   "downloadUrl",
 }
 
@@ -193,7 +195,7 @@ func hostOf(domain string) string {
 // bodyLimit is the size limit of requests to an endpoint.
 func (l *Limits) bodyLimit(endpoint string) int64 {
 	switch endpoint {
-	case epSubmitMessage, epKeyMaterial, epRequestConsent, epUpdateConsent, epIdentifierQuery:
+	case epSubmitMessage, epKeyMaterial, epRequestConsent, epUpdateConsent, epIdentifierQuery, epReportAbuse:
 		return l.SubmitBody
 	}
 	return l.Body

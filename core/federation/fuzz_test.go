@@ -48,6 +48,7 @@ func FuzzHandler(f *testing.F) {
 	f.Add("POST", "/base/v1/requestConsent/mimi%3A%2F%2Fa.example%2Fu%2Falice", "mimi@b.example", true, consent(wire.ConsentRequest, userB, userA))
 	f.Add("POST", "/base/v1/updateConsent/a.example", "mimi@b.example", true, consent(wire.ConsentGrant, userA, userB))
 	f.Add("POST", "/base/v1/identifierQuery/a.example", "mimi@b.example", true, []byte("x"))
+	f.Add("POST", "/base/v1/reportAbuse/"+room, "mimi@b.example", true, []byte("x"))
 	f.Add("GET", "/base/v1/proxyDownload/https%3A%2F%2Fb.example%2Ff%3Fx", "mimi@b.example", true, []byte{})
 	f.Add("GET", "/base/v1/proxyDownload/https://b.example/f?x=y", "mimi@b.example", true, []byte{})
 	f.Add("GET", "/base/v1/proxyDownload/http:%2F%2Fb.example", "mimi@b.example", true, []byte{})

@@ -82,6 +82,10 @@ func (p *ports) Submit(ctx context.Context, from string, room mimiuri.URI, body 
 func (p *ports) GroupInfo(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
 	return p.answer(ctx, call{method: "GroupInfo", from: from, room: room, target: mimiuri.URI{}, body: string(body)})
 }
+func (p *ports) ReportAbuse(ctx context.Context, from string, room mimiuri.URI, body []byte) error {
+	_, err := p.answer(ctx, call{method: "ReportAbuse", from: from, room: room, body: string(body)})
+	return err
+}
 func (p *ports) Notify(ctx context.Context, peer string, room mimiuri.URI, body []byte) error {
 	_, err := p.answer(ctx, call{method: "Notify", from: peer, room: room, target: mimiuri.URI{}, body: string(body)})
 	return err

@@ -459,6 +459,8 @@ func (s *Server) dispatch(ctx context.Context, endpoint, from string, target mim
 		answer, err = s.ports.Hub.Submit(ctx, from, target, body)
 	case epGroupInfo:
 		answer, err = s.ports.Hub.GroupInfo(ctx, from, target, body)
+	case epReportAbuse:
+		return nil, http.StatusCreated, s.ports.Hub.ReportAbuse(ctx, from, target, body)
 	}
 	return answer, status, err
 }

@@ -40,6 +40,9 @@ func TestEndpoints(t *testing.T) {
 			call{method: "Submit", from: "b.example", room: roomA, target: mimiuri.URI{}, body: "s"}},
 		{"GroupInfo", func() ([]byte, error) { return b.client.GroupInfo(ctx, "b.example", roomA, []byte{0, 255}) }, a,
 			call{method: "GroupInfo", from: "b.example", room: roomA, target: mimiuri.URI{}, body: "\x00\xff"}},
+		{"ReportAbuse", func() ([]byte, error) {
+			return []byte("answer to ReportAbuse"), b.client.ReportAbuse(ctx, "b.example", roomA, []byte("r"))
+		}, a, call{method: "ReportAbuse", from: "b.example", room: roomA, body: "r"}},
 		{"KeyMaterial of the hub", func() ([]byte, error) { return b.client.KeyMaterial(ctx, "b.example", roomA, userA, hubKeys) }, a,
 			call{method: "hub.KeyMaterial", from: "b.example", room: roomA, target: userA, body: string(hubKeys)}},
 		{"KeyMaterial of the hub, third provider", func() ([]byte, error) {
@@ -200,7 +203,7 @@ func TestRefused(t *testing.T) {
 		{name: "From: a list", cert: b, path: update, header: from("mimi@b.example, mimi@c.example"), status: 400, public: "From"},
 		{name: "From: two ats", cert: b, path: update, header: from("mimi@c.example@b.example"), status: 400, public: "From"},
 		{name: "From: very long", cert: b, path: update, header: from("mimi@" + strings.Repeat("b", 5000)), status: 400, public: "From"},
-		{name: "unknown endpoint", cert: b, path: "/v1/reportAbuse/x", header: good, status: 404, public: "no such endpoint"},
+		{name: "unknown endpoint", cert: b, path: "/v1/nothingSuch/x", header: good, status: 404, public: "no such endpoint"},
 		{name: "no version", cert: b, path: "/update/mimi%3A%2F%2Fa.example%2Fr%2Fx", header: good, status: 404, public: "no such endpoint"},
 		{name: "root", cert: b, path: "/", header: good, status: 404, public: "no such endpoint"},
 		{name: "method", cert: b, method: "GET", path: update, header: good, status: 405, public: "method"},

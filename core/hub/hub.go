@@ -70,7 +70,7 @@ type Hub struct {
 
 // Counters count since the start; for metrics.
 type Counters struct {
-	Accepted, Refused, Malformed, Replayed, Delivered, DeliveryFailed atomic.Uint64
+	Accepted, Refused, Malformed, Replayed, Delivered, DeliveryFailed, Reports atomic.Uint64
 }
 
 // New makes a hub. It delivers nothing before Run.

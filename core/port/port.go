@@ -32,6 +32,9 @@ type Hub interface {
 	Submit(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error)
 	// GroupInfo takes a GroupInfoRequest, gives a GroupInfoResponse.
 	GroupInfo(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error)
+	// ReportAbuse takes an AbuseReport. nil says that it was accepted, not that anything will be done. Idempotent by room and
+	// body as long as the report is kept.
+	ReportAbuse(ctx context.Context, from string, room mimiuri.URI, body []byte) error
 }
 
 // Notify is how a hub fans out: body is one or more concatenated FanoutMessages of the room.

@@ -542,9 +542,10 @@ func (tx *Tx) TrimStray() error {
 		AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.room_id=c.room_id AND i.status<2))`, ClientJoined)
 }
 
-// AddMessage notes a message; fresh is false if the sender's message ID was there.
-func (tx *Tx) AddMessage(room string, id []byte, sender string, ts int64, event uint64) (fresh bool, err error) {
-	n, err := tx.exec(`INSERT INTO message (room_id, message_id, sender, ts, event) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, room, id, sender, ts, event)
+// AddMessage notes a message that the room's next event shows; fresh is false if the sender's message ID was there.
+func (tx *Tx) AddMessage(room string, id []byte, sender string, ts int64) (fresh bool, err error) {
+	n, err := tx.exec(`INSERT INTO message (room_id, message_id, sender, ts, event) VALUES (?, ?, ?, ?, coalesce((SELECT last_event FROM client_room WHERE room_id=?), 0)+1)
+		ON CONFLICT DO NOTHING`, room, id, sender, ts, room)
 	return n > 0, err
 }
 

@@ -345,5 +345,16 @@ CREATE TABLE room_due (
 ) WITHOUT ROWID;
 CREATE INDEX room_due_due ON room_due (due);
 INSERT INTO room_due (room_id, due, refresh, leaf) SELECT room_id, 0, 0, 0 FROM client_room WHERE status = 1;
+-- Reports of abuse in rooms kept here, for the admin. body: sealed AbuseReport.
+CREATE TABLE abuse_report (
+	hash     BLOB    NOT NULL PRIMARY KEY,
+	room_id  TEXT    NOT NULL,
+	ts       INTEGER NOT NULL,
+	peer     TEXT    NOT NULL,
+	reporter TEXT    NOT NULL,
+	abuser   TEXT    NOT NULL,
+	body     BLOB    NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX abuse_report_ts ON abuse_report (ts);
 `,
 }

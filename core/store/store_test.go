@@ -324,7 +324,7 @@ func TestCleaning(t *testing.T) {
 				return tx.EndIntent(room, in.Seq, store.IntentDone)
 			})
 			update(func(tx *store.Tx) error {
-				_, err := tx.AddMessage(room, []byte{byte(i)}, "u", created, 0)
+				_, err := tx.AddMessage(room, []byte{byte(i)}, "u", created)
 				return err
 			})
 		}
@@ -341,7 +341,7 @@ func TestCleaning(t *testing.T) {
 				continue
 			}
 			update(func(tx *store.Tx) error {
-				fresh, err := tx.AddMessage(room, []byte{byte(i)}, "u", 100, 0)
+				fresh, err := tx.AddMessage(room, []byte{byte(i)}, "u", 100)
 				if fresh != want {
 					t.Errorf("message %d is new again: %v", i, fresh)
 				}

@@ -58,5 +58,6 @@ func FuzzGroupInfoRatchetTree(f *testing.F)  { fuzz(f, "GroupInfoRatchetTree", t
 func FuzzFrank(f *testing.F)                 { fuzz(f, "Frank", true) }
 func FuzzFrankingAgentData(f *testing.F)     { fuzz(f, "FrankingAgentData", true) }
 func FuzzConsentEntry(f *testing.F)          { fuzz(f, "ConsentEntry", false) }
+func FuzzAbuseReport(f *testing.F)           { fuzz(f, "AbuseReport", false) }
 func FuzzIdentifierRequest(f *testing.F)     { fuzz(f, "IdentifierRequest", true) }
 func FuzzIdentifierResponse(f *testing.F)    { fuzz(f, "IdentifierResponse", false) }

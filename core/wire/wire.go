@@ -43,6 +43,9 @@ const (
 	MaxConsent   = 1 << 20  // octets of a ConsentEntry, which may carry KeyPackages
 	MaxElements  = 16       // elements of an IdentifierRequest
 	MaxProfiles  = 256      // users in an IdentifierResponse
+	MaxReport    = 1 << 20  // octets of an AbuseReport
+	MaxReported  = 64       // messages in it
+	MaxNote      = 1 << 14  // octets of its note
 	MaxFields    = 64       // fields of a profile in it
 )
 

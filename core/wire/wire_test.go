@@ -221,6 +221,10 @@ func doors(t testing.TB) map[string]door {
 	} {
 		m["ConsentEntry "+name] = doorOf(e, wire.ParseConsentEntry, wire.MaxConsent)
 	}
+	m["AbuseReport"] = doorOf(&wire.AbuseReport{Reporter: bob, Abuser: alice, Reason: 0, Note: "spam ☹", Messages: []wire.AbusiveMessage{
+		{Content: []byte("content"), Frank: *frank(), AcceptedTimestamp: 1<<63 + 1}, {Content: []byte("more"), Frank: *frank(), AcceptedTimestamp: 2}},
+		Extensions: dictionary()}, wire.ParseAbuseReport, wire.MaxReport)
+	m["AbuseReport, anonymous"] = doorOf(&wire.AbuseReport{Abuser: alice, Reason: 255}, wire.ParseAbuseReport, wire.MaxReport)
 	m["IdentifierRequest"] = doorOf(&wire.IdentifierRequest{Elements: []wire.QueryElement{
 		{Type: wire.SearchHandle, Value: bob.String()}, {Type: wire.SearchOIDCClaim, Name: "given_name", Value: "Bøb"},
 		{Type: wire.SearchVCardField, Name: "ORG", Value: ""}}, Extensions: dictionary()}, wire.ParseIdentifierRequest, wire.MaxRequest)
@@ -436,6 +440,9 @@ func TestLayout(t *testing.T) {
 			layout(0, 23, bob.String(), 32, bob.String(), 8, 7, "name", "B", 0)},
 		"Find internal address: notFound": {
 			(&wire.IdentifierResponse{Code: wire.IdentifierNotFound}).Marshal(), layout(1, 0, 0, 0)},
+		"Report abuse": {
+			(&wire.AbuseReport{Reporter: bob, Abuser: alice, Reason: 1, Note: "n", Messages: []wire.AbusiveMessage{{Content: []byte("c"), Frank: *f, AcceptedTimestamp: 258}}}).Marshal(),
+			layout(bob.String(), alice.String(), 1, "n", 2+len(f.Marshal())+8, "c", f.Marshal(), uint64(258), 0)},
 		"Message Franking: FrankingAgentData": {
 			(&wire.FrankingAgentData{SignatureKey: []byte("k"), Credential: mls.BasicCredential([]byte("h"))}).Marshal(),
 			layout("k", uint16(1), "h")},
