@@ -51,6 +51,8 @@ type Config struct {
 	Patience time.Duration
 	// OfflineAfter overrides how long a hub has to be out of reach before its rooms count as offline (client.Config).
 	OfflineAfter time.Duration
+	// Bulky has commits carry the whole GroupInfo and tree (client.Config).
+	Bulky bool
 	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
 	RefreshEvery    time.Duration
 	RefreshMessages int
@@ -120,7 +122,7 @@ func New(cfg Config) (*Provider, error) {
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
 		Log: cfg.Log.With().Str("part", "hub").Logger()})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter,
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Bulky: cfg.Bulky,
 		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention})
 	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
 	if cfg.WrapNotify != nil {

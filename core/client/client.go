@@ -59,6 +59,9 @@ type Config struct {
 	// the other; 0 is 7 days. RefreshMessages is after how many messages sent it is done earlier; 0 is 1000.
 	RefreshEvery    time.Duration
 	RefreshMessages int
+	// Bulky has commits carry the whole GroupInfo and ratchet tree always. Otherwise they carry what their hub cannot know
+	// (PartialGroupInfo, distributionService), and the whole only for hubs that refuse that.
+	Bulky bool
 	// Retention is how long events are kept that have been shown; 0 is 7 days.
 	Retention time.Duration
 }
@@ -69,7 +72,8 @@ const Suite = mls.CipherSuite(1)
 const (
 	roomIdle        = 10 * time.Minute
 	keyPackageLife  = 28 * 24 * time.Hour
-	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold
+	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold; above it there is only that of last resort
+	lastResortGrace = 2 * 24 * time.Hour
 	intentsAtOnce   = 32
 	inboxAtOnce     = 64
 	originMax       = 512
@@ -91,12 +95,22 @@ type Client struct {
 	ctx      context.Context
 	deliver  map[deliveryKey]*delivery
 	workers  sync.WaitGroup
+	takes    map[string]form // hubs, by domain
 	Counters Counters
 }
 
+// form is in what form a hub takes what belongs to a commit; see Config.Bulky.
+type form uint8
+
+const (
+	formUnknown form = iota
+	formBrief
+	formBulky
+)
+
 // Counters count since the start; for metrics.
 type Counters struct {
-	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, Delivered, DeliveryFailed atomic.Uint64
+	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, LastResort, Delivered, DeliveryFailed atomic.Uint64
 }
 
 var (
@@ -124,7 +138,7 @@ func New(cfg Config) *Client {
 	if cfg.Retention == 0 {
 		cfg.Retention = 7 * 24 * time.Hour
 	}
-	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}}
+	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}, takes: map[string]form{}}
 	c.rooms = mailbox.New(func(key string) *room { return newRoom(c, key) }, roomIdle, cfg.Log)
 	return c
 }
