@@ -24,8 +24,8 @@ const aboutCheck = `
 Loads the configuration and tests what it points to: the modes of files with secrets; DNS; the certificate's names, chain, dates
 and usages; the database and its disk; this machine's clock; the component handshake, files, privileges and a message through the
 XMPP server, or the homeserver, its tokens, whether it reaches this daemon, and a message through it; whether the directory answers at the
-provider's own domain and client certificates arrive at the listener. -peer DOMAIN looks at another provider too. Each
-problem is printed with its cure. Exit status 1 if anything would keep the provider from working. A daemon may run or not;
+provider's own domain and client certificates arrive at the listener. -peer DOMAIN looks at another provider too.
+Each problem is printed with its cure. Exit status 1 if anything would keep the provider from working. A daemon may run or not;
 what would disturb it is left out then.`
 
 // checker prints results and counts failures.

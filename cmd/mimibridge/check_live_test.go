@@ -74,7 +74,9 @@ func TestCheckAtProsody(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			k := &checker{w: &out}
-			checkComponent(ctx, k, &config.XMPP{Server: tc.server, Secret: tc.secret}, tc.domain)
+			if stream := checkComponent(ctx, k, &config.XMPP{Server: tc.server, Secret: tc.secret}, tc.domain); stream != nil {
+				stream.close()
+			}
 			if k.failed != tc.failed || !strings.Contains(out.String(), tc.want) {
 				t.Errorf("%d failed: %s", k.failed, out.String())
 			}
