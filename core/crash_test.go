@@ -3,6 +3,7 @@ package core_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -29,6 +30,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 // childEnv, if set, makes the test's binary a provider: it is a childConfig.
@@ -48,11 +50,18 @@ func TestMain(m *testing.M) {
 type childConfig struct {
 	Domain, Dir, Addr, CA, Cert, Key string
 	Resolve                          map[string]string
+
+	Shared string        // where the database is and what is shown, if other nodes share them; otherwise Dir
+	Lease  time.Duration // of the node
+
+	Postgres string // the server to use, if not SQLite
+	URL      string // where others reach it, if not at Addr
 }
 
 // order is a line on a child's standard input, answer one on its standard output.
 type order struct {
 	ID     string
+	Room   string             // empty: crashRoom
 	Kind   adapter.IntentKind // 0: tell the state of the group
 	Actor  string
 	Target string
@@ -67,6 +76,7 @@ type answer struct {
 
 // shown is a line of the file of what a child's network was shown.
 type shown struct {
+	Room   string
 	Seq    uint64
 	Kind   adapter.EventKind
 	Time   int64
@@ -94,7 +104,7 @@ func (p *paper) Run(ctx context.Context, h adapter.Host) error {
 }
 
 func (p *paper) Deliver(_ context.Context, ev adapter.Event) error {
-	s := shown{Seq: ev.Seq, Kind: ev.Kind, Time: ev.Time.UnixMilli(), ID: ev.ID.String(), Sender: ev.Sender.ID, User: ev.User.ID}
+	s := shown{Room: ev.Room.String(), Seq: ev.Seq, Kind: ev.Kind, Time: ev.Time.UnixMilli(), ID: ev.ID.String(), Sender: ev.Sender.ID, User: ev.User.ID}
 	if ev.Content != nil {
 		s.Text, _ = ev.Content.PlainText()
 	}
@@ -110,6 +120,20 @@ func (p *paper) Deliver(_ context.Context, ev adapter.Event) error {
 }
 
 func (p *paper) LocalUser(context.Context, mimiuri.URI) (bool, error) { return true, nil }
+
+func (o *order) room() mimiuri.URI {
+	if o.Room == "" {
+		return crashRoom
+	}
+	return mimiuri.MustParse(o.Room)
+}
+
+func (c *childConfig) shared() string {
+	if c.Shared != "" {
+		return c.Shared
+	}
+	return c.Dir
+}
 
 // runChild is a provider until it is killed.
 func runChild(config string) error {
@@ -127,7 +151,7 @@ func runChild(config string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(c.Dir, "shown"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(filepath.Join(c.shared(), "shown"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -141,10 +165,15 @@ func runChild(config string) error {
 	if err != nil {
 		return err
 	}
+	if c.Postgres != "" {
+		os.Setenv(testnet.PostgresEnv, c.Postgres)
+	}
 	a := &paper{f: f, host: make(chan adapter.Host, 1)}
+	storage := storeOptions(c.shared())
+	storage.Node, storage.Lease = filepath.Base(c.Dir), c.Lease
 	p, err := core.New(core.Config{
-		Domain: c.Domain, Store: storeOptions(c.Dir),
-		Federation: federation.Config{Certificate: func() (*tls.Certificate, error) { return &cert, nil }, Roots: roots, BaseURL: "https://" + c.Addr, Resolve: c.Resolve},
+		Domain: c.Domain, Store: storage,
+		Federation: federation.Config{Certificate: func() (*tls.Certificate, error) { return &cert, nil }, Roots: roots, BaseURL: "https://" + cmp.Or(c.URL, c.Addr), Resolve: c.Resolve},
 		Listener:   ln, Adapters: []adapter.Adapter{a}, Log: zerolog.New(os.Stderr).Level(zerolog.DebugLevel).With().Timestamp().Logger(),
 		CommitDelay: func() time.Duration { return 20 * time.Millisecond },
 	})
@@ -162,10 +191,10 @@ func runChild(config string) error {
 			}
 			r := answer{ID: o.ID}
 			if o.Kind == 0 {
-				epoch, auth, err := p.Client.GroupState(context.Background(), crashRoom)
+				epoch, auth, err := p.Client.GroupState(context.Background(), o.room())
 				r.State = fmt.Sprint(epoch, " ", hex.EncodeToString(auth), " ", err)
 			} else {
-				i := adapter.Intent{Kind: o.Kind, Room: crashRoom, Actor: mimiuri.MustParse(o.Actor), OriginID: o.ID}
+				i := adapter.Intent{Kind: o.Kind, Room: o.room(), Actor: mimiuri.MustParse(o.Actor), OriginID: o.ID}
 				if o.Target != "" {
 					i.Target = mimiuri.MustParse(o.Target)
 				}
@@ -195,6 +224,46 @@ type child struct {
 	out     *bufio.Reader
 	stopped sync.Mutex // held while the process is killed and started
 	orders  int
+}
+
+// newChild prepares a provider of a domain at an address.
+func newChild(t *testing.T, n *network, domain, addr string) *child {
+	t.Helper()
+	dir := t.TempDir()
+	cert, err := n.certificate(domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{t: t, conf: childConfig{Domain: domain, Dir: dir, Addr: addr, Resolve: n.resolve,
+		CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
+	for file, block := range map[string]*pem.Block{
+		c.conf.CA:   {Type: "CERTIFICATE", Bytes: n.ca.Raw},
+		c.conf.Cert: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
+		c.conf.Key:  {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// run starts the child until the test's end.
+func (c *child) run() {
+	c.t.Helper()
+	c.start()
+	c.t.Cleanup(func() {
+		c.kill(false)
+		if c.t.Failed() {
+			if b, err := os.ReadFile(filepath.Join(c.conf.Dir, "log")); err == nil {
+				c.t.Logf("the log of %s at %s ends with\n%s", c.conf.Domain, c.conf.Addr, b[max(0, len(b)-20_000):])
+			}
+		}
+	})
 }
 
 func (c *child) start() {
@@ -257,6 +326,15 @@ func (c *child) do(o order) answer {
 	}
 }
 
+// line is an order as a child reads it.
+func line(t *testing.T, o order) []byte {
+	b, err := json.Marshal(o)
+	if err != nil {
+		t.Error(err)
+	}
+	return append(b, '\n')
+}
+
 func (c *child) try(line []byte) (a answer, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -276,9 +354,11 @@ func (c *child) user(name string) string {
 	return mimiuri.URI{Domain: c.conf.Domain, Kind: mimiuri.User, ID: name}.String()
 }
 
-// read gives what was shown, repetitions left out after they were found to be ones.
-func (c *child) read() (list []shown, err error) {
-	b, err := os.ReadFile(filepath.Join(c.conf.Dir, "shown"))
+// read gives what was shown of crashRoom, repetitions left out after they were found to be ones.
+func (c *child) read() (list []shown, err error) { return c.readRoom(crashRoom) }
+
+func (c *child) readRoom(room mimiuri.URI) (list []shown, err error) {
+	b, err := os.ReadFile(filepath.Join(c.conf.shared(), "shown"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -289,6 +369,9 @@ func (c *child) read() (list []shown, err error) {
 		var s shown
 		if err := json.Unmarshal(line, &s); err != nil {
 			return nil, err
+		}
+		if s.Room != room.String() {
+			continue
 		}
 		if n := len(list); n > 0 && list[n-1].Seq == s.Seq {
 			if list[n-1] != s {
@@ -338,38 +421,10 @@ func TestCrash(t *testing.T) {
 		}
 		n.resolve[d] = ln.Addr().String()
 		ln.Close()
-		dir := t.TempDir()
-		cert, err := n.certificate(d)
-		if err != nil {
-			t.Fatal(err)
-		}
-		key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := &child{t: t, conf: childConfig{Domain: d, Dir: dir, Addr: n.resolve[d], Resolve: n.resolve,
-			CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
-		for file, block := range map[string]*pem.Block{
-			c.conf.CA:   {Type: "CERTIFICATE", Bytes: n.ca.Raw},
-			c.conf.Cert: {Type: "CERTIFICATE", Bytes: cert.Certificate[0]},
-			c.conf.Key:  {Type: "PRIVATE KEY", Bytes: key},
-		} {
-			if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		children = append(children, c)
+		children = append(children, newChild(t, n, d, n.resolve[d]))
 	}
 	for _, c := range children {
-		c.start()
-		t.Cleanup(func() {
-			c.kill(false)
-			if t.Failed() {
-				if b, err := os.ReadFile(filepath.Join(c.conf.Dir, "log")); err == nil {
-					t.Logf("the log of %s ends with\n%s", c.conf.Domain, b[max(0, len(b)-20_000):])
-				}
-			}
-		})
+		c.run()
 	}
 	a, b := children[0], children[1]
 	has := func(kind adapter.EventKind, user string) func([]shown) bool {

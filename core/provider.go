@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -51,8 +52,6 @@ type Config struct {
 	Patience time.Duration
 	// OfflineAfter overrides how long a hub has to be out of reach before its rooms count as offline (client.Config).
 	OfflineAfter time.Duration
-	// Bulky has commits carry the whole GroupInfo and tree (client.Config).
-	Bulky bool
 	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
 	RefreshEvery    time.Duration
 	RefreshMessages int
@@ -75,6 +74,7 @@ type Provider struct {
 	fed    *federation.Client
 	server *federation.Server
 	hosts  []*host
+	nodes  *nodes
 
 	started  atomic.Pointer[time.Time]
 	stopping atomic.Bool
@@ -95,6 +95,10 @@ func New(cfg Config) (*Provider, error) {
 		cfg.Level = func(string) adapter.Level { return adapter.LevelNone }
 	}
 	p := &Provider{cfg: cfg}
+	if cfg.Store.Node == "" {
+		host, _ := os.Hostname()
+		cfg.Store.Node = host + " " + cfg.Listen
+	}
 	ctx := context.Background()
 	if p.store, err = store.Open(ctx, cfg.Store); err != nil {
 		return nil, err
@@ -102,6 +106,7 @@ func New(cfg Config) (*Provider, error) {
 	if p.store.Restored() {
 		cfg.Log.Warn().Msg("the database is a copy from earlier: all rooms are joined anew")
 	}
+	p.nodes = &nodes{p: p, st: p.store, log: cfg.Log.With().Str("part", "nodes").Str("node", p.store.NodeID()).Logger(), wake: make(chan struct{}, 1)}
 	for _, a := range cfg.Adapters {
 		db, err := p.store.AdapterDB(ctx, a.Name())
 		if err != nil {
@@ -121,21 +126,22 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
 		Log: cfg.Log.With().Str("part", "hub").Logger()})
-	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Bulky: cfg.Bulky,
+	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters, LocalUser: p.nodes.localUser,
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter,
 		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention})
-	r.ownHub, r.ownNotify, r.ownKeys = p.Hub, p.Client, p.Client
+	own := hubAtOwner{p.Hub, p.nodes}
+	r.ownHub, r.ownNotify, r.ownKeys = own, p.Client, p.Client
 	if cfg.WrapNotify != nil {
 		r.ownNotify = cfg.WrapNotify(p.Client)
 	}
 	if cfg.WrapHub != nil {
-		r.ownHub = cfg.WrapHub(p.Hub)
+		r.ownHub = cfg.WrapHub(own)
 	}
 	if p.files, err = newFiles(p, fc); err != nil {
 		p.Close()
 		return nil, err
 	}
-	p.server = federation.NewServer(fc, federation.Ports{Hub: p.Hub, Notify: r.ownNotify, Keys: p.Client, Assets: p.files.own, Downloads: p.files})
+	p.server = federation.NewServer(fc, federation.Ports{Hub: own, Notify: r.ownNotify, Keys: p.Client, Assets: p.files.own, Downloads: p.files})
 	return p, nil
 }
 
@@ -182,12 +188,13 @@ func (p *Provider) Run(ctx context.Context) error {
 			}
 		}()
 	}
+	start("nodes", p.nodes.run)
 	start("hub", p.Hub.Run)
 	start("client", p.Client.Run)
 	start("files", p.files.run)
 	start("federation", func(ctx context.Context) error { return p.server.Serve(ctx, ln) })
 	for _, h := range p.hosts {
-		start(h.adapter.Name(), h.run)
+		start(h.adapter.Name(), func(ctx context.Context) error { return p.nodes.alone(ctx, port.LinkLease(h.adapter.Name()), h.run) })
 	}
 	p.cfg.Log.Info().Str("domain", p.cfg.Domain).Stringer("listen", ln.Addr()).Msg("provider is up")
 	now := p.cfg.Now()

@@ -171,7 +171,7 @@ func (n *network) certificate(domain string) (*tls.Certificate, error) {
 
 // storeOptions are those of the database of a provider in dir: a SQLite file, or a PostgreSQL database if the tests run with one.
 func storeOptions(dir string) store.Options {
-	o := store.Options{Path: filepath.Join(dir, "mimi.db"), Key: make([]byte, store.KeySize)}
+	o := store.Options{Path: filepath.Join(dir, "mimi.db"), Key: make([]byte, store.KeySize), Node: filepath.Base(dir)}
 	var err error
 	if o.Postgres, err = testnet.PostgresAt(context.Background(), o.Path); err != nil {
 		panic(err)

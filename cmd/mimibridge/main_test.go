@@ -2,13 +2,26 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha1"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
+	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -201,4 +214,225 @@ func TestInit(t *testing.T) {
 			t.Errorf("status %d, %s", status, stderr)
 		}
 	})
+}
+
+// component is the server side of XEP-0114, as far as the handshake goes. answer gets the domain and whether the
+// digest is right, and returns what is sent.
+func component(t *testing.T, secret string, answer func(domain string, right bool) string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buf := make([]byte, 4096)
+				n, _ := c.Read(buf)
+				m := regexp.MustCompile(`to='([^']*)'`).FindSubmatch(buf[:n])
+				if m == nil {
+					return
+				}
+				fmt.Fprint(c, `<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='x&amp;1'>`)
+				n, _ = c.Read(buf)
+				sum := sha1.Sum([]byte("x&1" + secret))
+				fmt.Fprint(c, answer(string(m[1]), strings.Contains(string(buf[:n]), hex.EncodeToString(sum[:]))))
+				_, _ = c.Read(buf)
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func streamErr(cond string) string {
+	return "<stream:error><" + cond + " xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+}
+
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := testnet.NewCA(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(base string, o testnet.CertOptions) string {
+		t.Helper()
+		if _, _, err := ca.IssueWith(base, o); err != nil {
+			t.Fatal(err)
+		}
+		return base
+	}
+	good := issue("good", testnet.CertOptions{Names: []string{"example.org"}, NotAfter: time.Now().Add(300 * 24 * time.Hour)})
+	pair, err := ca.Certificate("example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func(h http.HandlerFunc) string {
+		s := httptest.NewUnstartedServer(h)
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{*pair}}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		return s.Listener.Addr().String()
+	}
+	directory := serve(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != federation.DirectoryPath {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprint(w, `{"notify": "https://example.org:8443/notify/{roomId}"}`)
+	})
+	other := serve(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, `{"notify": "https://example.net/notify"}`)
+	})
+	web := serve(http.NotFound)
+	accepting := component(t, "s3cr3t", func(_ string, right bool) string {
+		if !right {
+			return streamErr("not-authorized")
+		}
+		return "<handshake/>"
+	})
+	silent, err := testnet.FreePorts(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	type setting struct{ cert, server, secret, directory, listen string }
+	check := func(t *testing.T, s setting) (string, int) {
+		t.Helper()
+		path := filepath.Join(dir, "c.yaml")
+		text := fmt.Sprintf("domain: example.org\nnetwork: {xmpp: {server: %q, secret: %q}}\nfederation: {listen: %q, url: \"https://example.org:8443\", cert_file: %s.crt, key_file: %s.key, ca_file: ca.pem, peers: {example.org: %q}}\n",
+			s.server, s.secret, s.listen, s.cert, s.cert, s.directory)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		stdout, _, status := mimibridge(t, "", false, "check", "-c", path)
+		return stdout, status
+	}
+	if err := os.WriteFile(filepath.Join(dir, "sealing.key"), []byte(config.NewSealingKey()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ok := setting{good, accepting, "s3cr3t", directory, testnet.Loopback(silent[1])}
+	for _, tc := range []struct {
+		name   string
+		change func(*setting)
+		status int
+		want   []string
+	}{
+		{"all is well", func(*setting) {}, 0, []string{"ok    the certificate", "component mimi.example.org", "component rooms.mimi.example.org", "ok    the directory"}},
+		{"certificate for another name", func(s *setting) { s.cert = issue("name", testnet.CertOptions{Names: []string{"example.net"}}) }, 1, []string{"does not name example.org", "it names example.net"}},
+		{"certificate expired", func(s *setting) {
+			s.cert = issue("old", testnet.CertOptions{Names: []string{"example.org"}, NotAfter: time.Now().Add(-time.Minute)})
+		}, 1, []string{"has expired", "renew"}},
+		{"certificate not valid yet", func(s *setting) {
+			s.cert = issue("new", testnet.CertOptions{Names: []string{"example.org"}, NotBefore: time.Now().Add(time.Hour)})
+		}, 1, []string{"valid only from"}},
+		{"certificate expires soon", func(s *setting) {
+			s.cert = issue("soon", testnet.CertOptions{Names: []string{"example.org"}, NotAfter: time.Now().Add(5 * 24 * time.Hour)})
+		}, 0, []string{"warn  the certificate expires"}},
+		{"certificate for another usage", func(s *setting) {
+			s.cert = issue("usage", testnet.CertOptions{Names: []string{"example.org"}, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection}})
+		}, 1, []string{"not for TLS servers"}},
+		{"certificate for clients only", func(s *setting) {
+			s.cert = issue("client", testnet.CertOptions{Names: []string{"example.org"}, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		}, 1, []string{"not for TLS servers"}},
+		{"certificate missing", func(s *setting) { s.cert = "nowhere" }, 1, []string{"cannot be loaded"}},
+		{"component secret wrong", func(s *setting) { s.secret = "guess" }, 1, []string{"refuses the secret", "cure:"}},
+		{"component unknown", func(s *setting) {
+			s.server = component(t, "", func(string, bool) string { return streamErr("host-unknown") })
+		}, 1, []string{`add Component "mimi.example.org"`}},
+		{"component connected already", func(s *setting) {
+			s.server = component(t, "", func(string, bool) string { return streamErr("conflict") })
+		}, 0, []string{"a daemon is running"}},
+		{"component port closed", func(s *setting) { s.server = testnet.Loopback(silent[0]) }, 1, []string{"does not answer at", "component_ports"}},
+		{"component port is another", func(s *setting) { s.server = directory }, 1, []string{"is " + directory + " the component port"}},
+		{"a daemon is running", func(s *setting) { s.listen, s.server = directory, testnet.Loopback(silent[0]) }, 0, []string{"ok    a daemon of example.org is running", "left to the daemon"}},
+		{"the port is taken by another server", func(s *setting) { s.listen = web }, 1, []string{"is not this provider's daemon (status 404)", "federation.listen"}},
+		{"the port is taken by something else", func(s *setting) { s.listen = accepting }, 1, []string{"is not this provider's daemon"}},
+		{"directory of another provider", func(s *setting) { s.directory = other }, 1, []string{"is of another provider"}},
+		{"directory is a web server", func(s *setting) { s.directory = web }, 1, []string{"status 404", "pass that one path on"}},
+		{"directory does not answer", func(s *setting) { s.directory = testnet.Loopback(silent[0]) }, 1, []string{"the directory does not answer", "start the daemon"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := ok
+			tc.change(&s)
+			stdout, status := check(t, s)
+			if status != tc.status {
+				t.Errorf("status %d", status)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(stdout, want) {
+					t.Errorf("does not print %q", want)
+				}
+			}
+			if t.Failed() {
+				t.Log(stdout)
+			}
+		})
+	}
+	t.Run("configuration with errors", func(t *testing.T) {
+		path := filepath.Join(dir, "bad.yaml")
+		if err := os.WriteFile(path, []byte("domain: example.org\nnetwrk: {}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		stdout, _, status := mimibridge(t, "", false, "check", "-c", path)
+		if status != 1 || !strings.Contains(stdout, "bad.yaml:2") || !strings.Contains(stdout, "cure: did you mean network?") {
+			t.Errorf("status %d: %s", status, stdout)
+		}
+	})
+}
+
+func TestCheckHomeserver(t *testing.T) {
+	dir := t.TempDir()
+	m := &config.Matrix{ServerName: "example.org", Listen: ":29333", Registration: filepath.Join(dir, "registration.yaml")}
+	if err := ensureRegistration(m); err != nil {
+		t.Fatal(err)
+	}
+	r, err := matrix.LoadRegistration(m.Registration, m.ServerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	homeserver := func(user string) http.HandlerFunc {
+		return func(w http.ResponseWriter, req *http.Request) {
+			switch {
+			case req.URL.Path == "/_matrix/client/versions":
+				io.WriteString(w, `{"versions": ["v1.11"]}`)
+			case req.URL.Path == "/_matrix/client/v3/account/whoami" && req.Header.Get("Authorization") == "Bearer "+r.ASToken && user != "":
+				fmt.Fprintf(w, `{"user_id": %q}`, user)
+			default:
+				w.WriteHeader(http.StatusUnauthorized)
+			}
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		h      http.HandlerFunc
+		failed int
+		want   string
+	}{
+		{"all is well", homeserver("@" + r.SenderLocalpart + ":example.org"), 0, "ok    the homeserver knows the registration"},
+		{"token unknown", homeserver(""), 1, "does not know the registration's token"},
+		{"another server name", homeserver("@" + r.SenderLocalpart + ":example.net"), 1, "network.matrix.server_name"},
+		{"not a homeserver", http.NotFound, 1, "no Matrix homeserver (status 404)"},
+		{"broken", func(w http.ResponseWriter, req *http.Request) { panic(http.ErrAbortHandler) }, 1, "does not answer"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := httptest.NewServer(tc.h)
+			defer s.Close()
+			m.Homeserver = s.URL
+			var out bytes.Buffer
+			k := &checker{w: &out}
+			checkHomeserver(context.Background(), k, m)
+			if k.failed != tc.failed || !strings.Contains(out.String(), tc.want) {
+				t.Errorf("%d failed: %s", k.failed, out.String())
+			}
+			if strings.Contains(out.String(), r.ASToken) {
+				t.Error("a token is printed")
+			}
+		})
+	}
 }

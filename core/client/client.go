@@ -59,9 +59,8 @@ type Config struct {
 	// the other; 0 is 7 days. RefreshMessages is after how many messages sent it is done earlier; 0 is 1000.
 	RefreshEvery    time.Duration
 	RefreshMessages int
-	// Bulky has commits carry the whole GroupInfo and ratchet tree always. Otherwise they carry what their hub cannot know
-	// (PartialGroupInfo, distributionService), and the whole only for hubs that refuse that.
-	Bulky bool
+	// LocalUser asks an adapter whether it has a user, where that is connected; nil asks it directly.
+	LocalUser func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error)
 	// Retention is how long events are kept that have been shown; 0 is 7 days.
 	Retention time.Duration
 }
@@ -72,8 +71,7 @@ const Suite = mls.CipherSuite(1)
 const (
 	roomIdle        = 10 * time.Minute
 	keyPackageLife  = 28 * 24 * time.Hour
-	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold; above it there is only that of last resort
-	lastResortGrace = 2 * 24 * time.Hour
+	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold
 	intentsAtOnce   = 32
 	inboxAtOnce     = 64
 	originMax       = 512
@@ -95,22 +93,12 @@ type Client struct {
 	ctx      context.Context
 	deliver  map[deliveryKey]*delivery
 	workers  sync.WaitGroup
-	takes    map[string]form // hubs, by domain
 	Counters Counters
 }
 
-// form is in what form a hub takes what belongs to a commit; see Config.Bulky.
-type form uint8
-
-const (
-	formUnknown form = iota
-	formBrief
-	formBulky
-)
-
 // Counters count since the start; for metrics.
 type Counters struct {
-	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, LastResort, Delivered, DeliveryFailed atomic.Uint64
+	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, Delivered, DeliveryFailed atomic.Uint64
 }
 
 var (
@@ -138,7 +126,12 @@ func New(cfg Config) *Client {
 	if cfg.Retention == 0 {
 		cfg.Retention = 7 * 24 * time.Hour
 	}
-	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}, takes: map[string]form{}}
+	if cfg.LocalUser == nil {
+		cfg.LocalUser = func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error) {
+			return a.LocalUser(ctx, user)
+		}
+	}
+	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}}
 	c.rooms = mailbox.New(func(key string) *room { return newRoom(c, key) }, roomIdle, cfg.Log)
 	return c
 }
@@ -251,8 +244,12 @@ func (c *Client) running() context.Context {
 
 // step has the room's goroutine look for work.
 func (c *Client) step(id string) {
-	if c.running() != nil {
+	switch ctx := c.running(); {
+	case ctx == nil:
+	case c.cfg.Store.Mine(id):
 		c.rooms.Post(id, (*room).step)
+	default:
+		c.cfg.Store.Signal(ctx, "room "+id) // whose node has it looks
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/store"
 )
 
@@ -236,6 +237,12 @@ type deliveryKey struct{ adapter, room string }
 type delivery struct{ running, again bool }
 
 func (c *Client) startDelivery(k deliveryKey) {
+	if !c.cfg.Store.Holds(port.LinkLease(k.adapter)) {
+		if ctx := c.running(); ctx != nil {
+			c.cfg.Store.Signal(ctx, "deliver "+k.adapter)
+		}
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ctx == nil || c.ctx.Err() != nil {

@@ -75,11 +75,13 @@ func (c *Client) Notify(ctx context.Context, _ string, to mimiuri.URI, body []by
 	if err != nil {
 		return err
 	}
-	if c.running() != nil {
+	if c.running() != nil && c.cfg.Store.Mine(id) {
 		c.rooms.Post(id, func(r *room) {
 			r.hubSpoke()
 			r.step()
 		})
+	} else {
+		c.step(id)
 	}
 	return nil
 }
@@ -538,7 +540,7 @@ func (r *room) usedKeys(ch *change, keys []mls.JoinKey) {
 			if err != nil {
 				return err
 			}
-			if err := tx.DeleteKeyPackage(ref, r.now().Add(lastResortGrace).UnixMilli()); err != nil {
+			if err := tx.DeleteKeyPackage(ref); err != nil {
 				return err
 			}
 		}

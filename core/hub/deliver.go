@@ -81,6 +81,12 @@ func (h *Hub) clean(ctx context.Context) {
 	}
 }
 
+// Reload reads a room again, which was another node's, and starts its deliveries.
+func (h *Hub) Reload(room string) {
+	h.rooms.Reload(room)
+	h.wake(room)
+}
+
 // wake starts the deliveries of a room that has new log entries.
 func (h *Hub) wake(room string) {
 	h.mu.Lock()
@@ -107,7 +113,7 @@ func (h *Hub) wake(room string) {
 func (h *Hub) start(q store.Queue) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ctx == nil || h.ctx.Err() != nil {
+	if h.ctx == nil || h.ctx.Err() != nil || !h.cfg.Store.Mine(q.Room) {
 		return
 	}
 	w := h.queues[q]

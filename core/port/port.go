@@ -100,3 +100,6 @@ type Downloads interface {
 	// URLs are Forbidden. Body may still be arriving while it is read.
 	ProxyDownload(ctx context.Context, from, downloadURL string) (*Asset, error)
 }
+
+// LinkLease names the lease of an adapter's link to its network: where nodes share a database, one of them has it.
+func LinkLease(adapter string) string { return "link " + adapter }

@@ -204,6 +204,24 @@ CREATE TABLE message (
 `,
 	// 2: a whole provider: people, assets, limits.
 	`
+-- What only one of the nodes may do: a component's link, a loop.
+CREATE TABLE lease (
+	name  TEXT    NOT NULL PRIMARY KEY,
+	node  TEXT    NOT NULL,
+	fence INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What a node asks of another, and the answer. status: 0 waits, 1 taken up, 2 answered. args, answer: sealed.
+CREATE TABLE node_request (
+	id      TEXT    NOT NULL PRIMARY KEY,
+	node    TEXT    NOT NULL,            -- the one that is asked
+	status  INTEGER NOT NULL,
+	args    BLOB    NOT NULL,
+	answer  BLOB,
+	created INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX node_request_node ON node_request (node, status);
+
 -- Counts of what a user or peer did within a time, for limits. began: start of the hour or day, ms.
 CREATE TABLE usage (
 	who   TEXT    NOT NULL,

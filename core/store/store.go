@@ -34,6 +34,11 @@ type Options struct {
 	// which stands in the lock file, too; on PostgreSQL by the server's identity and timeline and the database's number.
 	// Group states in it must not be used any more, since their keys may have been.
 	Restored bool
+	// Node is a name for this node among those that share a PostgreSQL database. One that is started again under its name
+	// ends its former life, and need not wait for that to lapse. It may be empty.
+	Node string
+	// Lease overrides NodeLease, for tests.
+	Lease time.Duration
 	// Checkpoint is how often SQLite's write-ahead log is emptied into the database, if anything was written: until then it
 	// holds what was overwritten or deleted, keys that were used among it. 0 is a minute. Close does it, too.
 	Checkpoint time.Duration
@@ -51,6 +56,7 @@ type Store struct {
 	lock   *os.File // nil on PostgreSQL
 	nodeID string
 	incarn []byte
+	node   nodeState
 
 	commits  uint64 // transactions so far
 	restored bool
@@ -73,6 +79,9 @@ type Tx struct {
 	ctx   context.Context
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+
+	locked map[string]bool // rooms whose rows this closure has locked
+	alone  bool            // not the writer's, see updateAlone
 }
 
 // ErrClosed is returned once Close was called.
@@ -92,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o, sealer: sealer, work: make(chan *job, MaxBatch), quit: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{o: o, sealer: sealer, node: newNodeState(), work: make(chan *job, MaxBatch), quit: make(chan struct{}), done: make(chan struct{})}
 	if s.postgres() {
 		err = s.openPostgres(ctx)
 	} else {
@@ -163,21 +172,6 @@ func (s *Store) openPostgres(ctx context.Context) error {
 	s.restored = s.o.Restored
 	if s.conn, err = s.write.Conn(ctx); err != nil {
 		return fmt.Errorf("store: open the PostgreSQL database: %w", err)
-	}
-	alone := false
-	for try := range 30 { // after a crash the server needs a moment to see that nobody is there any more
-		if try > 0 {
-			time.Sleep(100 * time.Millisecond)
-		}
-		if err := s.conn.QueryRowContext(ctx, fmt.Sprintf(`SELECT pg_try_advisory_lock(%d)`, schemaLock+1)).Scan(&alone); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		if alone {
-			break
-		}
-	}
-	if !alone {
-		return errors.New("store: another mimibridge uses this PostgreSQL database; stop it first")
 	}
 	return s.migrate(ctx, s.o.Domain)
 }
@@ -302,10 +296,15 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 	}
 	s.incarn = []byte(inc)
 	if s.postgres() {
-		s.nodeID = hex.EncodeToString(randomBytes(8))
+		s.nodeID = s.o.Node + "/" + hex.EncodeToString(randomBytes(8))
 	}
 	if err := s.compare(ctx, tx, n == 0); err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	if s.postgres() {
+		if err := s.join(ctx, tx); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -408,18 +407,19 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closeFiles() {
-	if s.read != nil {
-		s.read.Close()
-	}
 	if s.conn != nil {
-		if !s.postgres() {
+		if s.postgres() {
+			s.part(context.Background())
+		} else {
 			// All of it into the one file, for those who copy it while nothing runs.
 			s.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
 		}
 		s.conn.Close()
 	}
-	if s.write != nil {
-		s.write.Close()
+	for _, db := range []*sql.DB{s.read, s.write} {
+		if db != nil {
+			db.Close()
+		}
 	}
 	if s.lock != nil {
 		s.lock.Close()
@@ -429,7 +429,17 @@ func (s *Store) closeFiles() {
 // Update runs fn in a transaction and returns nil once what it wrote is on disk. If fn returns an error or
 // panics, what it wrote is undone and the error returned. fn must not block on anything but its Tx: every
 // other writer waits. A cancelled ctx ends the wait only before fn was taken up.
+//
+// On a database shared by nodes, fn may be run a second time if it adds to a room that another node keeps.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	err := s.update(ctx, fn)
+	if errors.Is(err, errElsewhere) {
+		return s.updateAlone(ctx, fn)
+	}
+	return err
+}
+
+func (s *Store) update(ctx context.Context, fn func(*Tx) error) error {
 	j := &job{fn: fn, ok: make(chan struct{})}
 	select {
 	case <-s.quit:
@@ -589,6 +599,7 @@ func (tx *Tx) attempt(fn func(*Tx) error) (err error) {
 	if err := tx.exec0("SAVEPOINT one"); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
+	tx.locked = nil
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("store: panic in a transaction: %v", p)
@@ -641,6 +652,7 @@ func (s *Store) Incarnation() []byte { return s.incarn }
 // NodeID names this node among those that share the database.
 func (s *Store) NodeID() string { return s.nodeID }
 
+// stmt gives the writer's prepared statement.
 func (tx *Tx) stmt(q string) (*sql.Stmt, error) {
 	if st, ok := tx.stmts[q]; ok {
 		return st, nil
@@ -657,11 +669,19 @@ func (tx *Tx) exec(q string, args ...any) (int64, error) {
 	if tx.s.o.Trace != nil {
 		tx.s.o.Trace(q)
 	}
-	st, err := tx.stmt(q)
-	if err != nil {
-		return 0, fmt.Errorf("store: %w", err)
+	if err := tx.fence(q, args); err != nil {
+		return 0, err
 	}
-	r, err := st.ExecContext(tx.ctx, args...)
+	var r sql.Result
+	var err error
+	if tx.stmts == nil {
+		r, err = tx.conn.ExecContext(tx.ctx, q, args...)
+	} else {
+		var st *sql.Stmt
+		if st, err = tx.stmt(q); err == nil {
+			r, err = st.ExecContext(tx.ctx, args...)
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("store: %w", err)
 	}
@@ -681,6 +701,9 @@ func (tx *Tx) do(q string, args ...any) error {
 func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
 	if tx.s.o.Trace != nil {
 		tx.s.o.Trace(q)
+	}
+	if err := tx.fence(q, args); err != nil {
+		return false, err
 	}
 	var row *sql.Row
 	if tx.stmts == nil {
@@ -705,6 +728,9 @@ func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
 func (tx *Tx) each(fn func(scan func(...any) error) error, q string, args ...any) error {
 	if tx.s.o.Trace != nil {
 		tx.s.o.Trace(q)
+	}
+	if err := tx.fence(q, args); err != nil {
+		return err
 	}
 	rows, err := tx.conn.QueryContext(tx.ctx, q, args...)
 	if err != nil {

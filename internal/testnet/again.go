@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,8 +26,8 @@ type Test interface {
 }
 
 // AgainOnPostgres runs the tests of the calling test's package again, in a process of its own, with a PostgreSQL server in
-// place of SQLite: all but those with the build tag live.
-func AgainOnPostgres(t Test) {
+// place of SQLite: all but those with the build tag live, and the named ones, which are about SQLite's files.
+func AgainOnPostgres(t Test, without ...string) {
 	t.Helper()
 	files, err := filepath.Glob("*_test.go")
 	if err != nil {
@@ -40,7 +41,9 @@ func AgainOnPostgres(t Test) {
 		}
 		if !bytes.HasPrefix(b, []byte("//go:build live")) {
 			for _, m := range declared.FindAllSubmatch(b, -1) {
-				names = append(names, string(m[1]))
+				if name := string(m[1]); !slices.Contains(without, name) {
+					names = append(names, name)
+				}
 			}
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Postgres is a running PostgreSQL server of its own, on loopback.
@@ -199,6 +200,9 @@ func PostgresAt(ctx context.Context, path string) (string, error) {
 			return err
 		}
 		_, err := conn.Exec(ctx, `CREATE DATABASE `+name+` TEMPLATE template0`)
+		if e := (*pgconn.PgError)(nil); errors.As(err, &e) && (e.Code == "23505" || e.Code == "42P04") {
+			return nil // somebody else has just made it
+		}
 		return err
 	})
 	u.Path = "/" + name

@@ -27,6 +27,7 @@ type Pool[S any] struct {
 
 type box[S any] struct {
 	queue []func(S)
+	stale bool          // the state is to be made anew before the next work
 	wake  chan struct{} // capacity 1
 }
 
@@ -55,6 +56,15 @@ func (p *Pool[S]) Post(key string, fn func(S)) bool {
 	default:
 	}
 	return true
+}
+
+// Reload has the key's state made anew before whatever is posted from now on: what it was made from has changed.
+func (p *Pool[S]) Reload(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b := p.boxes[key]; b != nil {
+		b.stale = true
+	}
 }
 
 // Ask has fn run on the key's goroutine and gives what it returns. If ctx ends first fn may still run, and what it returns
@@ -113,6 +123,9 @@ func (p *Pool[S]) serve(key string, b *box[S]) {
 		p.mu.Lock()
 		work := b.queue
 		b.queue = nil
+		if b.stale {
+			b.stale, state = false, p.make(key)
+		}
 		if len(work) == 0 && p.closed {
 			delete(p.boxes, key)
 			p.mu.Unlock()

@@ -1,0 +1,171 @@
+//go:build live
+
+package store_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/testnet"
+)
+
+// TestNodes: what a node may do to a room that another keeps, and what it may not do any more once it has lost it.
+func TestNodes(t *testing.T) {
+	pg, err := testnet.StartPostgres(context.Background(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pg.Stop)
+	t.Setenv(testnet.PostgresEnv, pg.URL("postgres"))
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "db")
+	open := func(name string) *store.Store {
+		o := options(t, path, 1)
+		o.Node, o.Lease = name, 2*time.Second
+		s, err := store.Open(ctx, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	change := func(s *store.Store) error {
+		return s.Update(ctx, func(tx *store.Tx) error {
+			return tx.PutClientState(&store.ClientRoom{Room: room, Status: store.ClientJoined, State: []byte(s.NodeID())})
+		})
+	}
+	a, b := open("a"), open("b")
+	addRoom(t, a)
+	if err := change(a); err != nil {
+		t.Fatal(err)
+	}
+	if owner, taken, err := b.Own(ctx, room); owner != a.NodeID() || taken || err != nil {
+		t.Errorf("the owner is %q, %v, %v", owner, taken, err)
+	}
+	if err := change(b); !errors.Is(err, store.ErrNotOwner) {
+		t.Errorf("a node changes another's room: %v", err)
+	}
+	// Both add to the room, and b to one of its own in the same transactions.
+	done := make(chan error)
+	for _, s := range []*store.Store{a, b} {
+		go func() {
+			for i := range 40 {
+				if err := s.Update(ctx, func(tx *store.Tx) error {
+					own := room + "/" + s.NodeID()
+					if err := tx.EnsureClientRoom(own, 1); err != nil {
+						return err
+					}
+					if err := tx.AppendInbox(room, []byte{byte(i)}); err != nil {
+						return err
+					}
+					_, err := tx.InsertIntent(&store.Intent{Room: room, Adapter: s.NodeID(), Actor: "u", Origin: string(rune('a' + i)), Payload: []byte("x")})
+					return err
+				}); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.View(ctx, func(tx *store.Tx) error {
+		in, err := tx.OpenIntents(room, 100)
+		if err != nil {
+			return err
+		}
+		for i, x := range in {
+			if x.Seq != uint64(i+1) {
+				t.Errorf("intent %d has the number %d", i+1, x.Seq)
+			}
+		}
+		if n, _, err := tx.SizeInbox(room); len(in) != 80 || n != 80 || err != nil {
+			t.Errorf("%d intents, %d items, %v", len(in), n, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+
+	// One lease for one node; a request and its answer.
+	if ok, err := a.Hold(ctx, "link x"); !ok || err != nil {
+		t.Errorf("the lease: %v, %v", ok, err)
+	}
+	if ok, err := b.Hold(ctx, "link x"); ok || err != nil || b.Holds("link x") {
+		t.Errorf("the lease a second time: %v, %v", ok, err)
+	}
+	if node, err := b.Holder(ctx, "link x"); node != a.NodeID() || err != nil {
+		t.Errorf("the lease is held by %q, %v", node, err)
+	}
+	go func() {
+		for {
+			rs, err := a.Requests(ctx)
+			if err != nil || len(rs) > 0 {
+				if err == nil {
+					err = a.AnswerRequest(ctx, rs[0].ID, append([]byte("answer to "), rs[0].Args...))
+				}
+				done <- err
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if got, err := b.Ask(ctx, a.NodeID(), []byte("a question")); string(got) != "answer to a question" || err != nil {
+		t.Errorf("asked: %q, %v", got, err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+
+	// a hangs, and b says that it lives.
+	gone := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-gone:
+				return
+			case <-time.After(200 * time.Millisecond):
+				b.Beat(ctx)
+			}
+		}
+	}()
+	if got, err := b.Ask(ctx, a.NodeID(), []byte("nobody listens")); !errors.Is(err, store.ErrNodeGone) {
+		t.Errorf("a node that is gone answered %q, %v", got, err)
+	}
+	if owner, taken, err := b.Own(ctx, room); owner != b.NodeID() || !taken || err != nil {
+		t.Errorf("the owner is %q, %v, %v", owner, taken, err)
+	}
+	if rooms, err := b.Adopt(ctx); len(rooms) != 1 || err != nil {
+		t.Errorf("taken over: %v, %v", rooms, err)
+	}
+	if ok, err := b.Hold(ctx, "link x"); !ok || err != nil {
+		t.Errorf("the lease of a node that is gone: %v, %v", ok, err)
+	}
+	if err := change(a); !errors.Is(err, store.ErrNotOwner) {
+		t.Errorf("a node that has lost its rooms changes one: %v", err)
+	}
+	if err := change(b); err != nil {
+		t.Error(err)
+	}
+	if err := a.Beat(ctx); !errors.Is(err, store.ErrLapsed) {
+		t.Errorf("a node that was gone lives on: %v", err)
+	}
+
+	// A node that is started again under its name ends its former life at once.
+	again := open("b")
+	close(gone)
+	if owner, taken, err := again.Own(ctx, room); owner != again.NodeID() || !taken || err != nil {
+		t.Errorf("the owner is %q, %v, %v", owner, taken, err)
+	}
+	if err := change(b); !errors.Is(err, store.ErrNotOwner) {
+		t.Errorf("the former life of a node changes its room: %v", err)
+	}
+}
