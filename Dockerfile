@@ -1,7 +1,8 @@
 # docker build -t mimibridge .
 # docker run -v /srv/mimibridge:/data -p 8443:8443 mimibridge
 #
-# /data holds mimibridge.yaml and what it names; it has to belong to user 65532.
+# /data holds mimibridge.yaml and what it names; it has to belong to user 65532. internal/image takes these steps one by one
+# without a container engine.
 
 FROM golang:1.26 AS build
 WORKDIR /src
@@ -21,5 +22,6 @@ USER 65532:65532
 WORKDIR /data
 VOLUME /data
 EXPOSE 8443
+HEALTHCHECK --interval=30s --timeout=15s --start-period=30s CMD ["/mimibridge", "health", "-c", "/data/mimibridge.yaml"]
 ENTRYPOINT ["/mimibridge"]
 CMD ["run", "-c", "/data/mimibridge.yaml"]

@@ -63,6 +63,12 @@ func ForTests() []Need {
 		Need{Name: "PostgreSQL, a database", Package: "postgresql", Units: []string{"postgresql.service"}, MB: 60, Have: func(context.Context) bool { return testnet.CheckPostgres() == nil }},
 		Need{Name: "Python environments", Package: "python3-venv", MB: 10, Have: module("ensurepip")},
 		Need{Name: "Node.js, for another MLS implementation", Package: "nodejs", MB: 150, Have: program("node")},
+		Need{Name: "nginx, a web server", Package: "nginx-light", Units: []string{"nginx.service"}, MB: 3, Have: program("nginx", "/usr/sbin/nginx")},
+		Need{Name: "nginx's module for streams", Package: "libnginx-mod-stream", MB: 1, Have: func(context.Context) bool { return testnet.NginxStream() != "" }},
+		Need{Name: "Caddy, a web server", Package: "caddy", Units: []string{"caddy.service"}, MB: 40, Have: program("caddy")},
+		Need{Name: "zsh, a shell to complete in", Package: "zsh", MB: 20, Have: program("zsh")},
+		Need{Name: "fish, a shell to complete in", Package: "fish", MB: 10, Have: program("fish")},
+		Need{Name: "systemd's tools, for the unit", Package: "systemd", MB: 10, Have: program("systemd-analyze")},
 		Need{Name: "npm, which fetches that", Package: "npm", MB: 150, Have: program("npm")},
 	)
 }
