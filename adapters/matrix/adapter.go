@@ -48,6 +48,11 @@ type bridge struct {
 	certain    map[string]bool      // rooms (URIs) in which nothing can have been sent unnoticed
 	warned     map[string]time.Time // when something was last said in the log
 
+	founders map[id.RoomID][]id.UserID // of rooms: who has unlimited power
+
+	adoptMu                          sync.RWMutex // held for writing while a person's room becomes the portal of a direct room
+	admitMu                          sync.Mutex   // one room of a person at a time is taken over
+	aliasMu                          sync.Mutex   // one portal at a time is made for a look-up
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
 }
@@ -65,7 +70,7 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	b := &bridge{
 		cfg: a.cfg, reg: a.reg, hs: a.hs, host: host, st: st, log: host.Log(),
 		server: a.cfg.ServerName, domain: host.Domain(),
-		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{}, expiryWake: make(chan struct{}, 1),
+		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{}, founders: map[id.RoomID][]id.UserID{}, expiryWake: make(chan struct{}, 1),
 	}
 	b.inbox.b = b
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.cfg.Listen)
@@ -198,10 +203,13 @@ func (b *bridge) forgetOld(ctx context.Context) {
 		if err := b.st.forget(time.Now().Add(-b.cfg.Remember)); err != nil {
 			b.log.Warn().Err(err).Msg("old events could not be forgotten")
 		}
+		if err := b.giveUpWaiting(ctx); err != nil && ctx.Err() == nil {
+			b.log.Warn().Err(err).Msg("portals that nobody has joined could not be given up")
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Hour):
+		case <-time.After(10 * time.Minute):
 		}
 	}
 }

@@ -85,7 +85,7 @@ func TestPermissions(t *testing.T) {
 	w.tw.setLevel(paris.UserID, adapter.LevelNone)
 
 	t.Run("a ghost declines", func(t *testing.T) {
-		room, err := paris.CreateRoom(w.ctx, "", true, ghostOf(romeo))
+		room, err := paris.CreateRoom(w.ctx, "", false, ghostOf(romeo))
 		w.must(err)
 		w.declined(paris, room, ghostOf(romeo)) // with a reason, which Dendrite does not pass on
 	})

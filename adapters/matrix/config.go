@@ -33,6 +33,13 @@ type Config struct {
 	// Notices about failures are sent all the same.
 	NoStatusEvents bool
 
+	// InitialGhosts is how many remote participants are shown when a portal is made, and about how many without having spoken.
+	// The others join when they first speak or are mentioned. Zero is 100.
+	InitialGhosts int
+	// Federate makes portals that users of other homeservers can be in, for guests whom the permissions allow. It cannot be
+	// changed for a room that exists.
+	Federate bool
+
 	noProbe bool // tests: what the homeserver pushes is not looked into
 }
 
@@ -65,6 +72,9 @@ func New(cfg Config) (adapter.Adapter, error) {
 	}
 	if cfg.RequestTimeout == 0 {
 		cfg.RequestTimeout = 90 * time.Second
+	}
+	if cfg.InitialGhosts == 0 {
+		cfg.InitialGhosts = 100
 	}
 	if cfg.Remember == 0 {
 		cfg.Remember = 30 * 24 * time.Hour

@@ -27,6 +27,14 @@ func (b *bridge) deliver(ctx context.Context, ev adapter.Event) error {
 		return b.showClosed(ctx, ev)
 	case adapter.Metadata:
 		return b.showMetadata(ctx, ev)
+	case adapter.RoleChanged:
+		return b.showRole(ctx, ev)
+	case adapter.Policy:
+		return b.showPolicy(ctx, ev)
+	case adapter.Banned, adapter.Unbanned:
+		return b.showBanned(ctx, ev, ev.Kind == adapter.Banned)
+	case adapter.Notice:
+		return b.showNotice(ctx, ev)
 	}
 	return fault.Wrap(fault.Malformed, "", fmt.Errorf("matrix: event of unknown kind %d", ev.Kind))
 }
@@ -90,7 +98,7 @@ func (b *bridge) showJoined(ctx context.Context, ev adapter.Event) error {
 				return err
 			}
 		}
-		return b.setPowers(ctx, p)
+		return b.setPowers(ctx, p, ev.User)
 	}
 	p, ok, err := b.portalFor(ctx, ev)
 	if err != nil || !ok {
@@ -107,7 +115,23 @@ func (b *bridge) showJoined(ctx context.Context, ev adapter.Event) error {
 		}
 		// The invitation was taken back; the next ghost may have more luck.
 	}
-	return b.bringIn(ctx, p, ghost)
+	if ok, err := b.crowded(ctx, p, ghost); err != nil || ok {
+		return err
+	}
+	if err := b.bringIn(ctx, p, ghost); err != nil {
+		return err
+	}
+	return b.setPowers(ctx, p)
+}
+
+// crowded reports whether a portal has so many ghosts that another one waits until it has something to say.
+func (b *bridge) crowded(ctx context.Context, p portal, ghost id.UserID) (bool, error) {
+	n, err := b.st.ghosts(ctx, p.room)
+	if err != nil || n < b.cfg.InitialGhosts+50 {
+		return false, err
+	}
+	m, err := b.st.member(ctx, p.room, ghost)
+	return m.membership == "", err
 }
 
 func (b *bridge) showLeft(ctx context.Context, ev adapter.Event) error {
@@ -120,7 +144,10 @@ func (b *bridge) showLeft(ctx context.Context, ev adapter.Event) error {
 	_, _, own := ours(ev.Origin)
 	reason := ""
 	if ev.Actor != ev.User && !ev.Actor.IsZero() {
-		reason = "removed by " + displayName(ev.Actor)
+		reason = "removed by " + b.shown(ev.Actor)
+		if ev.Reason != "" {
+			reason += ": " + ev.Reason
+		}
 	}
 	if ev.User.Domain != b.domain {
 		ghost, _ := ghostID(ev.User, b.server)
@@ -164,27 +191,6 @@ func (b *bridge) showClosed(ctx context.Context, ev adapter.Event) error {
 		}
 	}
 	return b.closePortal(ctx, p)
-}
-
-func (b *bridge) showMetadata(ctx context.Context, ev adapter.Event) error {
-	p, ok, err := b.st.portal(ctx, ev.Room)
-	if err != nil || !ok || !p.own {
-		return err
-	}
-	r, ok, err := b.host.Room(ctx, ev.Room)
-	if err != nil || !ok {
-		return err
-	}
-	if name := clip(r.Name, 200); name != p.name {
-		if err := b.hs.putState(ctx, b.hs.bot, p.room, "m.room.name", "", map[string]string{"name": name}); err != nil {
-			return err
-		}
-		p.name = name
-		if err := b.st.updatePortal(p); err != nil {
-			return err
-		}
-	}
-	return b.setPowers(ctx, p)
 }
 
 // txnID is a transaction ID for what the parts name: the same for the same, in every process.

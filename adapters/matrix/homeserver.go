@@ -188,6 +188,11 @@ func (h *homeserver) setDisplayName(ctx context.Context, user id.UserID, name st
 		mautrix.ClientURLPath{"v3", "profile", user, "displayname"}, nil, map[string]string{"displayname": name}, nil)
 }
 
+func (h *homeserver) setAvatar(ctx context.Context, user id.UserID, mxc string) error {
+	return h.do(ctx, "set the picture of "+string(user), http.MethodPut, user,
+		mautrix.ClientURLPath{"v3", "profile", user, "avatar_url"}, nil, map[string]string{"avatar_url": mxc}, nil)
+}
+
 // exists reports whether a user has a profile, which every account has.
 func (h *homeserver) exists(ctx context.Context, user id.UserID) (bool, error) {
 	err := h.do(ctx, "look up "+string(user), http.MethodGet, h.bot, mautrix.ClientURLPath{"v3", "profile", user}, nil, nil, nil)
@@ -291,6 +296,10 @@ func (h *homeserver) resolveAlias(ctx context.Context, alias string) (id.RoomID,
 	}
 	err := h.do(ctx, "look up "+alias, http.MethodGet, h.bot, mautrix.ClientURLPath{"v3", "directory", "room", alias}, nil, nil, &out)
 	return out.RoomID, err
+}
+
+func (h *homeserver) putAlias(ctx context.Context, alias string, room id.RoomID) error {
+	return h.do(ctx, "set "+alias, http.MethodPut, h.bot, mautrix.ClientURLPath{"v3", "directory", "room", alias}, nil, map[string]id.RoomID{"room_id": room}, nil)
 }
 
 // deleteAlias removes an alias; one that is not there is fine.

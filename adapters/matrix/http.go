@@ -201,10 +201,13 @@ func cutEvents(body []byte) (events []json.RawMessage, err error) {
 	return events, nil
 }
 
-// wanted reports whether there is anything to do about an event: memberships, also our own, and what people say.
+// wanted reports whether there is anything to do about an event: memberships, also our own, and what people say and set.
 func (b *bridge) wanted(ev rawEvent) bool {
 	if ev.Type == "m.room.member" {
 		return ev.StateKey != nil
+	}
+	if isState(ev.Type) {
+		return ev.StateKey != nil && *ev.StateKey == "" && !isOurs(ev.Sender, b.server)
 	}
 	return isMessage(ev.Type) && ev.StateKey == nil && !isOurs(ev.Sender, b.server)
 }
@@ -231,9 +234,18 @@ func (b *bridge) getUser(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// getAlias: aliases of portals exist as soon as the portal does; none is made by asking.
+// getAlias makes a portal for an alias that somebody looks up.
 func (b *bridge) getAlias(w http.ResponseWriter, r *http.Request) {
-	answer(w, http.StatusNotFound, mNotFound, "no such room")
+	ok, err := b.openAlias(r.Context(), r.PathValue("alias"))
+	switch {
+	case err != nil:
+		b.log.Warn().Err(err).Str("alias", clip(r.PathValue("alias"), 255)).Msg("a room could not be made for an alias")
+		answer(w, http.StatusInternalServerError, "M_UNKNOWN", "try again later")
+	case !ok:
+		answer(w, http.StatusNotFound, mNotFound, "no such room")
+	default:
+		answer(w, http.StatusOK, "", "")
+	}
 }
 
 // postPing answers the homeserver's check that it reaches us with the right token (Matrix 1.7).

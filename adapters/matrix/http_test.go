@@ -312,7 +312,10 @@ func TestQueries(t *testing.T) {
 		{"users/@mimi_x=a.b:other.net", 404},
 		{"users/@mimi_=haaaa:" + server, 404},
 		{"users/nonsense", 404},
-		{"rooms/" + strings.ReplaceAll("#mimi_balcony=xmpp.example:"+server, "#", "%23"), 404},
+		{"rooms/" + strings.ReplaceAll("#mimi_balcony=xmpp.example:"+server, "#", "%23"), 200},
+		{"rooms/%23mimi_nowhere=" + twinDomain + ":" + server, 404},
+		{"rooms/%23mimi_balcony:" + server, 404},
+		{"rooms/%23mimi_balcony=xmpp.example:other.net", 404},
 		{"thirdparty/protocol/mimi", 404},
 	} {
 		if status, answer := s.do(http.MethodGet, "/_matrix/app/v1/"+tc.path, "", nil); status != tc.want {

@@ -65,8 +65,20 @@ func (b *bridge) onMember(ctx context.Context, ev rawEvent) (effects []func(*sql
 		if isPortal && prior.membership != "join" {
 			err = b.onJoin(ctx, ev, user, p, prior)
 		}
-	case "leave", "ban":
-		if isPortal && prior.membership != "leave" && prior.membership != "ban" {
+	case "knock":
+		if isPortal && prior.membership != "join" {
+			err = b.onJoin(ctx, ev, user, p, prior)
+		}
+	case "ban":
+		if isPortal && prior.membership != "ban" {
+			err = b.onLeave(ctx, ev, user, p, prior)
+		}
+	case "leave":
+		switch {
+		case !isPortal || prior.membership == "leave":
+		case prior.membership == "ban":
+			err = b.onUnban(ctx, ev, user, p)
+		default:
 			err = b.onLeave(ctx, ev, user, p, prior)
 		}
 	}
@@ -88,6 +100,9 @@ func (b *bridge) onInvite(ctx context.Context, ev rawEvent, user id.UserID, p po
 		if err := b.joinAs(ctx, ev.RoomID, b.hs.bot); err != nil || isPortal {
 			return err
 		}
+		if next, err := b.st.setting(ctx, upgradeKey(ev.RoomID)); err != nil || next != "" {
+			return errors.Join(err, b.moveTo(ctx, ev.RoomID))
+		}
 		return b.say(ctx, ev.RoomID, "", "help "+string(ev.ID), helpText)
 	}
 	target, ok, err := b.ghostURI(ctx, user)
@@ -96,6 +111,13 @@ func (b *bridge) onInvite(ctx context.Context, ev rawEvent, user id.UserID, p po
 	}
 	if !ok {
 		return b.decline(ctx, ev.RoomID, user, "there is no such MIMI user")
+	}
+	if next, err := b.st.setting(ctx, upgradeKey(ev.RoomID)); err != nil || next != "" {
+		// Somebody invites the ghosts anew after an upgrade; the bot brings them in once it is there itself.
+		return err
+	}
+	if !isPortal && string(asObject(ev.Content)["is_direct"]) == "true" {
+		return b.adoptDirect(ctx, ev, actor, target, user)
 	}
 	if !isPortal {
 		if p, err = b.adoptRoom(ctx, ev); err != nil {
@@ -140,6 +162,67 @@ func (b *bridge) adoptRoom(ctx context.Context, ev rawEvent) (portal, error) {
 		err = errors.New("matrix: a portal vanished")
 	}
 	return p, err
+}
+
+// adoptDirect makes the Matrix room of an invitation, which a client calls a direct one, the portal of the direct room of
+// two users.
+func (b *bridge) adoptDirect(ctx context.Context, ev rawEvent, actor, target mimiuri.URI, ghost id.UserID) error {
+	p, fresh, err := b.takeDirect(ctx, ev, actor, target)
+	if err != nil {
+		if fault.Temporary(err) {
+			return err
+		}
+		b.log.Info().Err(err).Str("matrix_room", string(ev.RoomID)).Msg("a direct room was refused")
+		return b.undo(ctx, refusedIntent{kind: adapter.Invite, room: ev.RoomID, event: ev.ID, actor: actor, target: target, err: err})
+	}
+	if p.room != ev.RoomID {
+		if err := b.decline(ctx, ev.RoomID, ghost, "you have a direct room with them already"); err != nil {
+			return err
+		}
+		return b.invitePerson(ctx, p, ev.Sender)
+	}
+	if in, err := b.participant(ctx, p.uri, target); err != nil || !in || !fresh {
+		return err
+	}
+	// The room was there before, and its portal was not: nothing else will bring the ghost in.
+	if _, err := b.ensureGhost(ctx, target); err != nil {
+		return err
+	}
+	if !p.admitted {
+		if err := b.admit(ctx, p, ghost); err != nil {
+			return err
+		}
+	}
+	return b.joinGhost(ctx, p, target)
+}
+
+func (b *bridge) takeDirect(ctx context.Context, ev rawEvent, actor, target mimiuri.URI) (p portal, fresh bool, err error) {
+	// Until the portal is stored nobody else may make one: the room's first events may come before DirectRoom returns.
+	b.adoptMu.Lock()
+	defer b.adoptMu.Unlock()
+	uri, err := b.host.DirectRoom(ctx, actor, target)
+	if err != nil {
+		return p, false, err
+	}
+	p, ok, err := b.st.portal(ctx, uri)
+	if err != nil || ok && !p.closing {
+		return p, ok && p.room == ev.RoomID, err
+	}
+	bot, err := b.st.member(ctx, ev.RoomID, b.hs.bot)
+	if err != nil {
+		return p, false, err
+	}
+	if err := b.st.addPortal(portal{uri: uri, room: ev.RoomID, admitted: bot.membership == "join", creator: ev.Sender, creation: ev.ID}); err != nil {
+		return p, false, err
+	}
+	if err := b.st.write(setMember(ev.RoomID, ev.Sender, member{membership: "join", sender: ev.Sender})); err != nil {
+		return p, false, err
+	}
+	p, ok, err = b.st.portalAt(ctx, ev.RoomID)
+	if err == nil && !ok {
+		err = fault.New(fault.Unavailable, "the room is being closed")
+	}
+	return p, true, err
 }
 
 // ensureMade asks for the MIMI room of a portal that a local user made, unless it is there. It is always the same
@@ -227,16 +310,20 @@ func (b *bridge) onLeave(ctx context.Context, ev rawEvent, user id.UserID, p por
 		in.Kind = adapter.LeaveRoom
 	} else {
 		in.Kind, in.Target = adapter.Remove, target
+		in.Reason = clip(asObject(ev.Content).str("reason"), 500)
+		if asObject(ev.Content).str("membership") == "ban" {
+			in.Kind = adapter.Ban
+		}
 		actor, ok := b.person(ev.Sender)
 		if !ok {
-			return b.undo(ctx, refusedIntent{kind: adapter.Remove, uri: p.uri, room: p.room, event: ev.ID, target: target,
+			return b.undo(ctx, refusedIntent{kind: in.Kind, uri: p.uri, room: p.room, event: ev.ID, target: target,
 				err: fault.Newf(fault.Forbidden, "%s may not use this bridge", ev.Sender)})
 		}
 		in.Actor = actor
 	}
 	// Somebody invited here who never joined was no participant, unless they had been made one elsewhere. One who
 	// had joined was, or is about to become one.
-	if prior.membership != "join" {
+	if prior.membership != "join" && in.Kind != adapter.Ban {
 		if in, err := b.participant(ctx, p.uri, target); err != nil {
 			return err
 		} else if !in && !isOurs(user, b.server) {
@@ -244,6 +331,16 @@ func (b *bridge) onLeave(ctx context.Context, ev rawEvent, user id.UserID, p por
 		}
 	}
 	return b.intake(ctx, p.room, in)
+}
+
+// onUnban lets somebody be let in again.
+func (b *bridge) onUnban(ctx context.Context, ev rawEvent, user id.UserID, p portal) error {
+	actor, ok := b.person(ev.Sender)
+	target, known := b.uriOf(ctx, user)
+	if !ok || !known || user == b.hs.bot {
+		return nil
+	}
+	return b.intake(ctx, p.room, adapter.Intent{Kind: adapter.Unban, Room: p.uri, Actor: actor, Target: target, OriginID: string(ev.ID), OriginTime: ev.time()})
 }
 
 // stillMember asks the homeserver for somebody's present membership. If it does not say, the answer is yes.

@@ -14,9 +14,6 @@ import (
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
 
-// firstGhosts is how many remote participants are shown when a portal is made; the rest when they speak.
-const firstGhosts = 100
-
 // ensureBot makes the bot's account.
 func (b *bridge) ensureBot(ctx context.Context) error {
 	return b.ensureAccount(ctx, b.hs.bot, "MIMI bridge")
@@ -51,19 +48,22 @@ func (b *bridge) ensureAccount(ctx context.Context, user id.UserID, name string)
 // ensureGhost makes a remote user's ghost exist and returns its ID.
 func (b *bridge) ensureGhost(ctx context.Context, uri mimiuri.URI) (id.UserID, error) {
 	mxid, hashed := ghostID(uri, b.server)
-	name := displayName(uri)
 	b.mu.Lock()
-	known := b.registered[mxid] == name
+	_, known := b.registered[mxid]
 	b.mu.Unlock()
 	if known {
 		return mxid, nil
 	}
+	name := b.nameOf(ctx, uri)
 	stored, had, ok, err := b.st.ghost(ctx, mxid)
 	if err != nil {
 		return "", err
 	}
 	if ok && stored != uri {
 		return "", fault.Newf(fault.Conflict, "%s is taken by another user", mxid)
+	}
+	if err := b.ghostAvatar(ctx, uri, mxid, ok && had != ""); err != nil {
+		return "", err
 	}
 	if ok && had == name {
 		b.mu.Lock()
@@ -83,7 +83,43 @@ func (b *bridge) ensureGhost(ctx context.Context, uri mimiuri.URI) (id.UserID, e
 	if err := b.ensureAccount(ctx, mxid, name); err != nil {
 		return "", err
 	}
-	return mxid, b.st.putGhost(mxid, uri, true, name)
+	if err := b.st.putGhost(mxid, uri, true, name); err != nil {
+		return "", err
+	}
+	return mxid, b.ghostAvatar(ctx, uri, mxid, true)
+}
+
+// ghostAvatar gives a ghost the picture that its user has published, if it has an account.
+func (b *bridge) ghostAvatar(ctx context.Context, uri mimiuri.URI, ghost id.UserID, registered bool) error {
+	p, ok, err := b.host.Profile(ctx, uri)
+	if err != nil || !ok || !registered {
+		return nil // nobody waits for a picture
+	}
+	stored, err := b.st.setting(ctx, "face "+string(ghost))
+	if err != nil || stored == p.Avatar {
+		return err
+	}
+	mxc, err := b.fetchAvatar(ctx, p.Avatar)
+	if err != nil || mxc == "" && p.Avatar != "" {
+		return err
+	}
+	if err := b.hs.setAvatar(ctx, ghost, mxc); err != nil {
+		if fault.Temporary(err) {
+			return err
+		}
+		return nil
+	}
+	return b.st.set("face "+string(ghost), p.Avatar)
+}
+
+// refreshGhost looks again how a remote user wants to be shown.
+func (b *bridge) refreshGhost(ctx context.Context, uri mimiuri.URI) error {
+	ghost, _ := ghostID(uri, b.server)
+	b.mu.Lock()
+	delete(b.registered, ghost)
+	b.mu.Unlock()
+	_, err := b.ensureGhost(ctx, uri)
+	return err
 }
 
 // ghostURI is the remote user of a ghost. ok is false for what is no ghost, and for one that would stand for
@@ -241,6 +277,8 @@ func (b *bridge) removePerson(ctx context.Context, p portal, user id.UserID, rea
 // ensurePortal returns the portal of a MIMI room, made by the bot if there is none. It must not be called at the same
 // time for one room.
 func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, error) {
+	b.adoptMu.RLock()
+	defer b.adoptMu.RUnlock()
 	p, ok, err := b.st.portal(ctx, uri)
 	if err != nil {
 		return p, err
@@ -264,7 +302,7 @@ func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, err
 	}
 	var ghosts []id.UserID
 	for _, m := range r.Participants {
-		if m.User.Domain == b.domain || len(ghosts) == firstGhosts {
+		if m.User.Domain == b.domain || len(ghosts) == b.cfg.InitialGhosts {
 			continue
 		}
 		ghost, err := b.ensureGhost(ctx, m.User)
@@ -277,15 +315,27 @@ func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, err
 		}
 		ghosts = append(ghosts, ghost)
 	}
-	p = portal{uri: uri, own: true, admitted: true, name: clip(r.Name, 200)}
+	p = portal{uri: uri, own: true, admitted: true, name: clip(clean(r.Name), 200)}
+	var people []id.UserID
+	if r.Direct {
+		if p.name == "" {
+			p.name = b.directName(ctx, r)
+		}
+		for _, m := range r.Participants {
+			if mxid, ok := b.local(m.User); ok {
+				people = append(people, mxid)
+			}
+		}
+	}
 	alias := portalAlias(uri, b.server)
 	// The alias makes this happen once: after a crash between the homeserver's making the room and its being
 	// stored here, making it again is refused, and the room is found by its alias.
-	p.room, err = b.hs.createRoom(ctx, b.newRoom(p, alias, ghosts))
+	request := b.newRoom(p, alias, append(ghosts, people...), r)
+	p.room, err = b.hs.createRoom(ctx, request)
 	if errcode(err) == mRoomInUse {
 		p.room, err = b.ownRoom(ctx, "#"+alias+":"+b.server)
 		if err == nil && p.room == "" {
-			p.room, err = b.hs.createRoom(ctx, b.newRoom(p, alias, ghosts))
+			p.room, err = b.hs.createRoom(ctx, request)
 		}
 	}
 	if err != nil {
@@ -297,7 +347,17 @@ func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, err
 	if err := b.st.write(setMember(p.room, b.hs.bot, member{membership: "join", sender: b.hs.bot})); err != nil {
 		return p, err
 	}
-	return p, nil
+	for _, u := range people {
+		if err := b.st.write(setMember(p.room, u, member{membership: "invite", sender: b.hs.bot})); err != nil {
+			return p, err
+		}
+	}
+	if topic := b.topicOfRoom(r); topic != "" {
+		if err := b.st.set("topic "+uri.String(), topic); err != nil {
+			return p, err
+		}
+	}
+	return p, b.setAvatar(ctx, p, r)
 }
 
 // joinGhosts brings the first remote participants into a portal of ours, a few at a time.
@@ -308,7 +368,7 @@ func (b *bridge) joinGhosts(ctx context.Context, p portal) error {
 	}
 	var todo []mimiuri.URI
 	for _, m := range r.Participants {
-		if m.User.Domain != b.domain && len(todo) < firstGhosts {
+		if m.User.Domain != b.domain && len(todo) < b.cfg.InitialGhosts {
 			todo = append(todo, m.User)
 		}
 	}
@@ -340,13 +400,13 @@ const (
 )
 
 // newRoom is the body of createRoom for a portal.
-func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID) map[string]any {
-	info := map[string]any{
-		"bridgebot": b.hs.bot,
-		"creator":   b.hs.bot,
-		"protocol":  map[string]any{"id": "mimi", "displayname": "MIMI"},
-		"channel":   map[string]any{"id": p.uri.String(), "displayname": p.name},
+func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID, r adapter.Room) map[string]any {
+	info := b.bridgeInfo(p)
+	topic := b.topicOfRoom(r)
+	if topic == "" {
+		topic = fmt.Sprintf("MIMI room %s. End-to-end encryption ends at the bridge of %s.", p.uri, b.domain)
 	}
+	powers := levels(r)
 	state := func(typ, key string, content any) map[string]any {
 		return map[string]any{"type": typ, "state_key": key, "content": content}
 	}
@@ -355,22 +415,25 @@ func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID) map[string]
 		"visibility":      "private",
 		"room_alias_name": alias,
 		"invite":          append([]id.UserID{}, ghosts...),
-		"topic":           fmt.Sprintf("MIMI room %s. End-to-end encryption ends at the bridge of %s.", p.uri, b.domain),
+		"topic":           topic,
+		// Before version 12, in which nobody could ever take power from the bot.
+		"room_version":     portalVersion,
+		"creation_content": map[string]any{"m.federate": b.cfg.Federate},
 		"initial_state": []any{
 			// From the invitation on: a local user sees what was said since they were added, also before they joined,
 			// and nothing of before.
-			state("m.room.history_visibility", "", map[string]any{"history_visibility": "invited"}),
+			state("m.room.history_visibility", "", map[string]any{"history_visibility": historyRule(r)}),
+			state("m.room.join_rules", "", map[string]any{"join_rule": joinRule(r)}),
 			state("m.room.guest_access", "", map[string]any{"guest_access": "forbidden"}),
 			state("m.bridge", bridgeKey+"://"+p.uri.String(), info),
 			state("uk.half-shot.bridge", bridgeKey+"://"+p.uri.String(), info),
 			state(roomType, "", map[string]any{"uri": p.uri.String()}),
 		},
-		// Everybody may invite, because MIMI decides; state is the MIMI room's, so only the bot sets it; who may
-		// kick is said by setPowers.
-		"power_level_content_override": map[string]any{
-			"users_default": 0, "events_default": 0, "state_default": 100, "invite": 0, "kick": kickLevel, "ban": kickLevel, "redact": kickLevel,
-			"events": map[string]any{},
-		},
+		"power_level_content_override": powers,
+	}
+	if r.Direct {
+		in["is_direct"] = true
+		in["initial_state"] = append(in["initial_state"].([]any), state("io.element.functional_members", "", map[string]any{"service_members": []id.UserID{b.hs.bot}}))
 	}
 	if p.name != "" {
 		in["name"] = p.name
@@ -378,8 +441,18 @@ func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID) map[string]
 	return in
 }
 
-// kickLevel is the power level of local users who may manage the MIMI room.
-const kickLevel = 50
+// portalVersion is the room version of portals that the bot makes.
+const portalVersion = "11"
+
+// bridgeInfo says what a room is a bridge to (MSC2346).
+func (b *bridge) bridgeInfo(p portal) map[string]any {
+	return map[string]any{
+		"bridgebot": b.hs.bot,
+		"creator":   b.hs.bot,
+		"protocol":  map[string]any{"id": "mimi", "displayname": "MIMI"},
+		"channel":   map[string]any{"id": p.uri.String(), "displayname": p.name},
+	}
+}
 
 // ownRoom finds the room with an alias of ours. If the bot did not make it, or is in it no more, the alias is removed
 // and the result is "".
@@ -401,49 +474,6 @@ func (b *bridge) ownRoom(ctx context.Context, alias string) (id.RoomID, error) {
 	}
 	b.log.Warn().Str("alias", alias).Msg("an alias of a portal leads to a room that is none; it is replaced")
 	return "", b.hs.deleteAlias(ctx, alias)
-}
-
-// setPowers gives the local users who may manage the MIMI room the right to kick in a portal of ours.
-func (b *bridge) setPowers(ctx context.Context, p portal) error {
-	if !p.own {
-		return nil
-	}
-	r, ok, err := b.host.Room(ctx, p.uri)
-	if err != nil || !ok {
-		return err
-	}
-	want := map[string]bool{}
-	for _, m := range r.Participants {
-		if u, ok := b.local(m.User); ok && m.Admin {
-			want[string(u)] = true
-		}
-	}
-	var levels map[string]any
-	if err := b.hs.state(ctx, b.hs.bot, p.room, "m.room.power_levels", "", &levels); err != nil {
-		return err
-	}
-	users, _ := levels["users"].(map[string]any)
-	if users == nil {
-		users = map[string]any{}
-	}
-	changed := false
-	for u, level := range users {
-		if n, ok := level.(float64); ok && n == kickLevel && !want[u] {
-			delete(users, u)
-			changed = true
-		}
-	}
-	for u := range want {
-		if users[u] == nil {
-			users[u] = kickLevel
-			changed = true
-		}
-	}
-	if !changed {
-		return nil
-	}
-	levels["users"] = users
-	return b.hs.putState(ctx, b.hs.bot, p.room, "m.room.power_levels", "", levels)
 }
 
 // closePortal makes everybody of ours leave a portal and forgets it. Local users who are still in it keep what
@@ -482,6 +512,11 @@ func (b *bridge) closePortal(ctx context.Context, p portal) error {
 // admit takes over a room that a local user has made, when the first ghost may come in: the homeserver sends
 // nothing of a room in which nobody of ours is, and people begin to talk when they have invited.
 func (b *bridge) admit(ctx context.Context, p portal, ghost id.UserID) error {
+	b.admitMu.Lock()
+	defer b.admitMu.Unlock()
+	if now, ok, err := b.st.portal(ctx, p.uri); err != nil || !ok || now.admitted {
+		return err
+	}
 	m, err := b.st.member(ctx, p.room, ghost)
 	if err != nil {
 		return err
@@ -508,6 +543,11 @@ func (b *bridge) admit(ctx context.Context, p portal, ghost id.UserID) error {
 	}
 	if err := b.st.write(setMember(p.room, ghost, member{membership: "join", sender: ghost})); err != nil {
 		return err
+	}
+	for _, typ := range []string{"m.bridge", "uk.half-shot.bridge"} {
+		if err := b.putRoomState(ctx, p, typ, bridgeKey+"://"+p.uri.String(), b.bridgeInfo(p)); err != nil {
+			return err
+		}
 	}
 	b.inbox.poke(p.room)
 	var enc object

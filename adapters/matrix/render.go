@@ -63,7 +63,7 @@ func (b *bridge) showMessage(ctx context.Context, ev adapter.Event) error {
 	case content.KindStatus:
 		return b.showStatus(ctx, p, ev)
 	case content.KindProfile:
-		return nil
+		return b.refreshGhost(ctx, ev.Sender)
 	case content.KindDelete, content.KindUnlike:
 		return b.showDelete(ctx, p, ev, c)
 	}
@@ -72,6 +72,9 @@ func (b *bridge) showMessage(ctx context.Context, ev adapter.Event) error {
 	}
 	outs, err := b.render(ctx, p, ev, c)
 	if err != nil || len(outs) == 0 {
+		return err
+	}
+	if err := b.bringMentioned(ctx, p, c.Mentions); err != nil {
 		return err
 	}
 	shown, err := b.st.parts(ctx, ev.Room, ev.ID)
@@ -121,6 +124,30 @@ func spokenFor(in map[string]any, name string) map[string]any {
 		in["formatted_body"] = html.EscapeString(name) + ": " + formatted
 	}
 	return in
+}
+
+// bringMentioned lets remote participants into a portal who are mentioned and have not been shown there yet.
+func (b *bridge) bringMentioned(ctx context.Context, p portal, list []mimiuri.URI) error {
+	for i, u := range list {
+		if u.Kind != mimiuri.User || u.Domain == b.domain || i == 10 {
+			continue
+		}
+		ghost, _ := ghostID(u, b.server)
+		if m, err := b.st.member(ctx, p.room, ghost); err != nil {
+			return err
+		} else if m.membership != "" {
+			continue
+		}
+		if in, err := b.participant(ctx, p.uri, u); err != nil {
+			return err
+		} else if !in {
+			continue
+		}
+		if err := b.joinGhost(ctx, p, u); err != nil && fault.Temporary(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // author is the ghost of a remote user, brought into the portal. A local user's messages that come from elsewhere

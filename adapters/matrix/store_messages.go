@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -301,6 +303,46 @@ func (s *store) due(ctx context.Context, now time.Time) (out []expiring, next ti
 func (s *store) expired(ev id.EventID) error {
 	return s.write(func(tx *sql.Tx) error {
 		_, err := tx.Exec(`DELETE FROM matrix_expiry WHERE event_id = $1`, string(ev))
+		return err
+	})
+}
+
+// waiting lists the portals that were made for a look-up, and until when they wait for somebody.
+func (s *store) waiting(ctx context.Context, now time.Time) (map[string]time.Time, error) {
+	rows, err := s.sql.QueryContext(ctx, `SELECT key, value FROM matrix_setting WHERE key LIKE 'waiting %'`)
+	if err != nil {
+		return nil, fmt.Errorf("matrix: read the settings: %w", err)
+	}
+	defer rows.Close()
+	out := map[string]time.Time{}
+	for rows.Next() {
+		var key, value string
+		if err := rows.Scan(&key, &value); err != nil {
+			return nil, fmt.Errorf("matrix: read the settings: %w", err)
+		}
+		if ms, err := strconv.ParseInt(value, 10, 64); err == nil {
+			out[strings.TrimPrefix(key, "waiting ")] = time.UnixMilli(ms)
+		}
+	}
+	return out, rows.Err()
+}
+
+// ghosts is how many users of ours have joined a Matrix room.
+func (s *store) ghosts(ctx context.Context, room id.RoomID) (n int, err error) {
+	err = s.sql.QueryRowContext(ctx, `SELECT COUNT(*) FROM matrix_member WHERE room_id = $1 AND membership = 'join' AND user_id LIKE '@mimi\_%' ESCAPE '\'`, string(room)).Scan(&n)
+	if err != nil {
+		err = fmt.Errorf("matrix: count members: %w", err)
+	}
+	return n, err
+}
+
+// movePortal makes another Matrix room a portal's.
+func (s *store) movePortal(p portal, next id.RoomID) error {
+	return s.write(func(tx *sql.Tx) error {
+		if _, err := tx.Exec(`UPDATE matrix_portal SET room_id = $2, admitted = 1 WHERE room_uri = $1`, p.uri.String(), string(next)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`UPDATE matrix_event SET done = 0 WHERE room_id = $1 AND done = $2`, string(next), stateParked)
 		return err
 	})
 }

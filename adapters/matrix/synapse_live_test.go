@@ -9,6 +9,9 @@ import "testing"
 func TestSynapse(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"Messages":                    TestMessages,
+		"RoomState":                   TestRoomState,
+		"DirectAndAlias":              TestDirectAndAlias,
+		"Upgrade":                     TestUpgrade,
 		"AddedFromElsewhere":          TestAddedFromElsewhere,
 		"InvitedFromHere":             TestInvitedFromHere,
 		"FirstInvitationRefused":      TestFirstInvitationRefused,

@@ -54,6 +54,8 @@ type twin struct {
 	failed  map[string]error // events given up, by room and seq
 	hook    func(adapter.Event, error)
 	files   map[string]twinFile // assets, by URL
+
+	profiles map[mimiuri.URI]adapter.Profile
 }
 
 type twinFile struct {
@@ -155,7 +157,7 @@ var twinRoles = func() []adapter.Role {
 func newTwin(t testing.TB) *twin {
 	tw := &twin{
 		t: t, domain: twinDomain, logs: &logBuffer{}, levels: map[string]adapter.Level{},
-		rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, events: map[mimiuri.URI][]adapter.Event{}, tries: map[string]int{}, failed: map[string]error{}, files: map[string]twinFile{},
+		rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, events: map[mimiuri.URI][]adapter.Event{}, tries: map[string]int{}, failed: map[string]error{}, files: map[string]twinFile{}, profiles: map[mimiuri.URI]adapter.Profile{},
 	}
 	tw.wake = sync.NewCond(&tw.mu)
 	tw.path = filepath.Join(t.TempDir(), "adapter.db")
@@ -265,13 +267,15 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 	case r == nil:
 		err = fault.New(fault.NotFound, "there is no such room")
 	case in.Kind == adapter.JoinRoom:
-		if isIn || !r.open {
+		if isIn || !r.open && !r.room.Open {
 			err = fault.New(fault.Forbidden, "this room is not open")
 		}
 	case !isIn:
 		err = fault.New(fault.Forbidden, "you are not in the room")
 	case in.Kind == adapter.Invite && targetIn:
 		err = fault.New(fault.Conflict, "they are in the room already")
+	case (in.Kind == adapter.Ban || in.Kind == adapter.Unban || in.Kind == adapter.ChangeRole || in.Kind == adapter.SetPolicy) && !actor.Admin:
+		err = fault.New(fault.Forbidden, "you may not do this here")
 	case in.Kind == adapter.Remove && !actor.Admin:
 		err = fault.New(fault.Forbidden, "you may not remove anybody")
 	case in.Kind == adapter.Remove && !targetIn:
@@ -293,6 +297,33 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 		tw.leave(in.Room, in.Actor, in.Actor, origin)
 	case adapter.Remove:
 		tw.leave(in.Room, in.Target, in.Actor, origin)
+	case adapter.Ban:
+		r.room.Banned = append(r.room.Banned, in.Target)
+		if targetIn {
+			tw.leave(in.Room, in.Target, in.Actor, origin)
+		}
+		tw.emit(adapter.Event{Kind: adapter.Banned, Room: in.Room, User: in.Target, Actor: in.Actor, Origin: origin, Local: tw.locals(in.Room)})
+	case adapter.Unban:
+		r.room.Banned = slices.DeleteFunc(r.room.Banned, func(u mimiuri.URI) bool { return u == in.Target })
+		tw.emit(adapter.Event{Kind: adapter.Unbanned, Room: in.Room, User: in.Target, Actor: in.Actor, Origin: origin, Local: tw.locals(in.Room)})
+	case adapter.ChangeRole:
+		tw.role(in.Room, in.Target, in.Actor, in.Role, origin)
+	case adapter.SetMetadata:
+		m := in.Metadata
+		for to, v := range map[*string]*string{&r.room.Name: m.Name, &r.room.Subject: m.Subject, &r.room.Description: m.Description, &r.room.Avatar: m.Avatar} {
+			if v != nil {
+				*to = *v
+			}
+		}
+		tw.emit(adapter.Event{Kind: adapter.Metadata, Room: in.Room, Actor: in.Actor, Origin: origin, Local: tw.locals(in.Room)})
+	case adapter.SetPolicy:
+		if in.Policy.Open != nil {
+			r.room.Open = *in.Policy.Open
+		}
+		if in.Policy.History != nil {
+			r.room.History = *in.Policy.History
+		}
+		tw.emit(adapter.Event{Kind: adapter.Policy, Room: in.Room, Actor: in.Actor, Origin: origin, Local: tw.locals(in.Room)})
 	case adapter.SendMessage:
 		in.Content.SetSenderTimestamp(in.OriginTime)
 		tw.message(in.Room, in.Actor, in.Content, origin)
@@ -345,6 +376,54 @@ func (tw *twin) leave(room, user, actor mimiuri.URI, origin *adapter.Origin) {
 	if len(local) > 0 {
 		tw.emit(adapter.Event{Kind: adapter.Left, Room: room, User: user, Actor: actor, Origin: origin, Local: local})
 	}
+}
+
+func (tw *twin) role(room, user, actor mimiuri.URI, role uint32, origin *adapter.Origin) {
+	list := tw.rooms[room].room.Participants
+	for i := range list {
+		if list[i].User == user {
+			list[i].Role, list[i].Admin, list[i].Send = role, role == 3 || role == 4, role != 6
+		}
+	}
+	tw.emit(adapter.Event{Kind: adapter.RoleChanged, Room: room, User: user, Actor: actor, Role: role, Origin: origin, Local: tw.locals(room)})
+}
+
+// change applies a change to a room by somebody elsewhere and tells of it.
+func (tw *twin) change(room mimiuri.URI, kind adapter.EventKind, f func(*adapter.Room)) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	f(&tw.rooms[room].room)
+	tw.emit(adapter.Event{Kind: kind, Room: room, Actor: mimiuri.MustParse(romeo), Local: tw.locals(room)})
+}
+
+// setRole is a change of role by somebody elsewhere.
+func (tw *twin) setRole(room mimiuri.URI, user string, role uint32) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	tw.role(room, mimiuri.MustParse(user), mimiuri.MustParse(romeo), role, nil)
+}
+
+// DirectRoom makes a direct room at once, with both in it.
+func (tw *twin) DirectRoom(_ context.Context, local, other mimiuri.URI) (mimiuri.URI, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if other.ID == "shy" {
+		return mimiuri.URI{}, fault.New(fault.Forbidden, "they do not want to hear from you")
+	}
+	uri := mimiuri.MustParse("mimi://" + tw.domain + "/r/direct-" + local.ID + "-" + other.ID)
+	if r := tw.rooms[uri]; r == nil {
+		tw.rooms[uri] = &twinRoom{room: adapter.Room{URI: uri, Direct: true, Roles: twinRoles[1:2]}}
+		tw.join(uri, local, local, false, nil)
+		tw.join(uri, other, local, false, nil)
+	}
+	return uri, nil
+}
+
+func (tw *twin) Profile(_ context.Context, user mimiuri.URI) (adapter.Profile, bool, error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	p, ok := tw.profiles[user]
+	return p, ok, nil
 }
 
 func (tw *twin) message(room, sender mimiuri.URI, m *content.Message, origin *adapter.Origin) content.MessageID {

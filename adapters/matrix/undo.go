@@ -30,6 +30,14 @@ func (b *bridge) showRefused(ctx context.Context, ev adapter.Event) error {
 	if !own {
 		return nil
 	}
+	if room == "" {
+		// It was asked for without an event: a direct room.
+		p, ok, err := b.st.portal(ctx, ev.Room)
+		if err != nil || !ok {
+			return err
+		}
+		room, origin = p.room, ""
+	}
 	r := refusedIntent{kind: ev.Intent, uri: ev.Room, room: room, event: origin, actor: ev.Actor, target: ev.Target, err: ev.Err,
 		report: strings.HasSuffix(ev.Origin.ID, reportSuffix)}
 	if r.err == nil {
@@ -41,9 +49,13 @@ func (b *bridge) showRefused(ctx context.Context, ev adapter.Event) error {
 // undo takes back on Matrix what the MIMI room did not take, and tells the person why. A message stays where it
 // is, with the notice in reply: its author may want to send it again.
 func (b *bridge) undo(ctx context.Context, r refusedIntent) error {
-	p, ok, err := b.st.portal(ctx, r.uri)
-	if err != nil {
-		return err
+	var p portal
+	var ok bool
+	var err error
+	if !r.uri.IsZero() {
+		if p, ok, err = b.st.portal(ctx, r.uri); err != nil {
+			return err
+		}
 	}
 	if ok && p.room != r.room && r.kind != adapter.JoinRoom {
 		ok = false // the room was left and has another portal since
@@ -110,14 +122,98 @@ func (b *bridge) undo(ctx context.Context, r refusedIntent) error {
 			b.log.Warn().Err(err).Str("matrix_room", string(p.room)).Msg("a user who was removed could not be brought back")
 		}
 		return notice("%s was not removed from the MIMI room: %s.", b.shown(r.target), why)
+	case adapter.Ban:
+		return b.undoBan(ctx, r, p, ok, why, notice)
+	case adapter.Unban:
+		user, known := b.anyID(r.target)
+		if !ok || !known {
+			return nil
+		}
+		if err := b.actAs(ctx, "ban", p, user, why); err != nil {
+			if fault.Temporary(err) {
+				return err
+			}
+		} else if err := b.st.write(setMember(p.room, user, member{membership: "ban", sender: b.hs.bot})); err != nil {
+			return err
+		}
+		return notice("%s is still banned from the MIMI room: %s.", b.shown(r.target), why)
+	case adapter.ChangeRole, adapter.SetMetadata, adapter.SetPolicy:
+		return b.undoState(ctx, r, p, ok, why, notice)
+	case adapter.DestroyRoom:
+		return notice("The MIMI room was not closed: %s.", why)
 	}
 	return nil
 }
 
-func (b *bridge) undoInvite(ctx context.Context, r refusedIntent, p portal, ok bool, why string, notice func(string, ...any) error) error {
+// undoBan lifts a ban that the MIMI room did not take, and brings back who is in it still.
+func (b *bridge) undoBan(ctx context.Context, r refusedIntent, p portal, ok bool, why string, notice func(string, ...any) error) error {
+	user, known := b.anyID(r.target)
+	if !ok || !known {
+		return nil
+	}
 	in, err := b.participant(ctx, r.uri, r.target)
 	if err != nil {
 		return err
+	}
+	err = b.actAs(ctx, "unban", p, user, "")
+	if err == nil {
+		err = b.st.write(setMember(p.room, user, member{membership: "leave", sender: b.hs.bot}))
+	}
+	if err == nil && in {
+		if _, isLocal := b.local(r.target); isLocal {
+			err = b.invitePerson(ctx, p, user)
+		} else {
+			err = b.joinGhost(ctx, p, r.target)
+		}
+	}
+	if err != nil {
+		if fault.Temporary(err) {
+			return err
+		}
+		b.log.Warn().Err(err).Str("matrix_room", string(p.room)).Msg("a ban could not be undone")
+	}
+	return notice("%s was not banned from the MIMI room: %s.", b.shown(r.target), why)
+}
+
+// undoState gives a portal the state again that the MIMI room has.
+func (b *bridge) undoState(ctx context.Context, r refusedIntent, p portal, ok bool, why string, notice func(string, ...any) error) error {
+	if !ok {
+		return nil
+	}
+	room, known, err := b.host.Room(ctx, r.uri)
+	if err != nil || !known {
+		return err
+	}
+	switch r.kind {
+	case adapter.ChangeRole:
+		if err := b.setPowers(ctx, p, r.target); err != nil {
+			return err
+		}
+		return notice("The role of %s was not changed in the MIMI room: %s.", b.shown(r.target), why)
+	case adapter.SetMetadata:
+		for _, set := range []func(context.Context, portal, adapter.Room) error{b.setName, b.setTopic, b.setAvatar} {
+			if err := set(ctx, p, room); err != nil {
+				return err
+			}
+		}
+	case adapter.SetPolicy:
+		if err := b.setJoinRule(ctx, p, room); err != nil {
+			return err
+		}
+		if err := b.setHistory(ctx, p, room); err != nil {
+			return err
+		}
+	}
+	return notice("This was not changed in the MIMI room: %s.", why)
+}
+
+func (b *bridge) undoInvite(ctx context.Context, r refusedIntent, p portal, ok bool, why string, notice func(string, ...any) error) error {
+	in := false
+	if !r.uri.IsZero() {
+		var err error
+		if in, err = b.participant(ctx, r.uri, r.target); err != nil {
+			return err
+		}
 	}
 	if user, isLocal := b.local(r.target); isLocal {
 		if in || !ok {
@@ -151,7 +247,10 @@ func (b *bridge) undoInvite(ctx context.Context, r refusedIntent, p portal, ok b
 	if err := b.decline(ctx, r.room, ghost, why); err != nil {
 		return err
 	}
-	if _, known, err := b.host.Room(ctx, r.uri); err != nil || known || !ok || p.own {
+	if !ok || p.own {
+		return nil
+	}
+	if _, known, err := b.host.Room(ctx, r.uri); err != nil || known {
 		return err
 	}
 	// There is no MIMI room, and nobody will make it for this invitation: the next one starts afresh.
