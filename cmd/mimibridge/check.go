@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,21 +16,25 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
 	"github.com/mimibridge/mimibridge/core/federation"
 )
 
 const aboutCheck = `
-Loads the configuration and tests what it points to: the modes of files with secrets, the certificate's
-names, dates and usages, the component handshake or the homeserver and its tokens, and whether the
-directory answers at the provider's own domain. Each problem is printed with its cure. Exit status 1 if
-anything would keep the provider from working.`
+Loads the configuration and tests what it points to: the modes of files with secrets; DNS; the certificate's names, chain, dates
+and usages; the database and its disk; this machine's clock; the component handshake, files, privileges and a message through the
+XMPP server, or the homeserver, its tokens, whether it reaches this daemon, and a message through it; whether the directory answers at the
+provider's own domain and client certificates arrive at the listener. -peer DOMAIN looks at another provider too.
+Each problem is printed with its cure. Exit status 1 if anything would keep the provider from working. A daemon may run or not;
+what would disturb it is left out then.`
 
 // checker prints results and counts failures.
 type checker struct {
 	w      io.Writer
 	failed int
+	look   string // where configurations of homeservers are looked for
+	clocks map[string]bool
+	free   func() uint64 // for tests: a disk with this much left
 }
 
 func (k *checker) ok(format string, args ...any) {
@@ -53,10 +53,12 @@ func (k *checker) fail(what, cure string) {
 func cmdCheck(ctx context.Context, e *env, args []string) error {
 	fs := flags(e, "check", aboutCheck)
 	path := configFlag(fs)
+	peer := fs.String("peer", "", "the `domain` of another provider to look at, too")
+	look := fs.String("look", "/", "the `folder` below which the homeserver's configuration is looked for, or none")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
-	k := &checker{w: e.out}
+	k := &checker{w: e.out, look: *look}
 	c, err := config.Load(*path)
 	var errs config.Errors
 	switch {
@@ -76,20 +78,28 @@ func cmdCheck(ctx context.Context, e *env, args []string) error {
 		what, cure, _ := strings.Cut(w, "; ")
 		k.warn(what, cure)
 	}
+	checkDNS(ctx, k, c)
 	roots := checkCertificate(k, c, time.Now())
 	runs := checkListener(ctx, k, c, roots)
+	checkStorage(ctx, k, c, runs)
 	switch {
 	case c.Network.XMPP != nil && runs:
 		// Some servers take a second connection for a component and would share its stanzas out between both.
 		k.ok("the component connections are left to the daemon that is running")
 	case c.Network.XMPP != nil:
-		for _, domain := range []string{c.Network.XMPP.Users, c.Network.XMPP.Rooms} {
-			checkComponent(ctx, k, c.Network.XMPP, domain)
-		}
+		checkComponents(ctx, k, c.Network.XMPP)
 	case c.Network.Matrix != nil:
-		checkHomeserver(ctx, k, c.Network.Matrix)
+		checkHomeserver(ctx, k, c.Network.Matrix, runs)
 	}
 	checkDirectory(ctx, k, c, roots)
+	if runs {
+		checkFront(ctx, k, c, roots)
+	} else {
+		k.note("whether client certificates arrive at the listener is tested while the daemon runs")
+	}
+	if *peer != "" {
+		checkPeer(ctx, k, c, roots, *peer)
+	}
 	if k.failed > 0 {
 		return fmt.Errorf("%d of the checks failed", k.failed)
 	}
@@ -164,144 +174,6 @@ func clamp(now time.Time, leaf *x509.Certificate) time.Time {
 	return now
 }
 
-// checkComponent does the handshake of XEP-0114 for one component domain and closes the stream.
-func checkComponent(ctx context.Context, k *checker, x *config.XMPP, domain string) {
-	err := handshake(ctx, x.Server, domain, x.Secret)
-	var cond streamError
-	var op *net.OpError
-	switch {
-	case err == nil:
-		k.ok("the XMPP server accepts the component %s", domain)
-	case errors.As(err, &cond) && cond == "conflict":
-		k.ok("the XMPP server knows the component %s, and it is connected: a daemon is running", domain)
-	case errors.As(err, &cond) && cond == "host-unknown":
-		k.fail("the XMPP server does not know the component "+domain, `add Component "`+domain+`" to its configuration and reload it; a name of your choice goes into network.xmpp`)
-	case errors.As(err, &cond) && cond == "not-authorized":
-		k.fail("the XMPP server refuses the secret of the component "+domain, "give both sides the same component_secret")
-	case errors.As(err, &op):
-		k.fail("the XMPP server does not answer at "+x.Server+": "+op.Err.Error(), "is it running, and are component_ports and component_interfaces set as in network.xmpp.server?")
-	default:
-		k.fail("the component "+domain+" cannot connect: "+err.Error(), "is "+x.Server+" the component port, not the one for clients?")
-	}
-}
-
-// streamError is the condition of an XMPP stream error.
-type streamError string
-
-func (s streamError) Error() string { return "stream error " + string(s) }
-
-func handshake(ctx context.Context, addr, domain, secret string) error {
-	d := net.Dialer{Timeout: 10 * time.Second}
-	conn, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	var to strings.Builder
-	_ = xml.EscapeText(&to, []byte(domain))
-	if _, err := fmt.Fprintf(conn, "<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' to='%s'>", to.String()); err != nil {
-		return err
-	}
-	dec := xml.NewDecoder(io.LimitReader(conn, 64<<10))
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return fmt.Errorf("no component stream: %w", err)
-		}
-		start, ok := tok.(xml.StartElement)
-		if !ok {
-			continue
-		}
-		switch start.Name.Local {
-		case "stream":
-			id := ""
-			for _, a := range start.Attr {
-				switch {
-				case a.Name.Local == "id":
-					id = a.Value
-				case a.Name.Local == "xmlns" && a.Name.Space == "" && a.Value == "jabber:client":
-					return errors.New("this is a stream for clients")
-				}
-			}
-			sum := sha1.Sum([]byte(id + secret)) // what XEP-0114 wants
-			if _, err := fmt.Fprintf(conn, "<handshake>%s</handshake>", hex.EncodeToString(sum[:])); err != nil {
-				return err
-			}
-		case "handshake":
-			_, _ = io.WriteString(conn, "</stream:stream>")
-			return nil
-		case "error":
-			for {
-				tok, err := dec.Token()
-				if err != nil {
-					return streamError("undefined-condition")
-				}
-				if cond, ok := tok.(xml.StartElement); ok {
-					return streamError(cond.Name.Local)
-				}
-			}
-		default:
-			return fmt.Errorf("an element %q instead of a component stream", start.Name.Local)
-		}
-	}
-}
-
-// checkHomeserver asks for the supported versions, then who the as_token is.
-func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix) {
-	r, err := matrix.LoadRegistration(m.Registration, m.ServerName)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		k.fail("there is no registration "+m.Registration, "`mimibridge registration -c FILE` makes it")
-		return
-	case err != nil:
-		k.fail(err.Error(), "mend it, or remove it and let `mimibridge registration -c FILE` make a new one; the homeserver needs the same")
-		return
-	}
-	if u, err := url.Parse(r.URL); err == nil && u.Host != listenURLHost(m.Listen) {
-		k.warn(fmt.Sprintf("the registration sends the homeserver to %s, this daemon listens on %s", r.URL, m.Listen), "make them agree, unless a proxy lies between")
-	}
-	c := &http.Client{Timeout: 15 * time.Second}
-	get := func(path string) (int, map[string]any, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.Homeserver+path, nil)
-		if err != nil {
-			return 0, nil, err
-		}
-		req.Header.Set("Authorization", "Bearer "+r.ASToken)
-		resp, err := c.Do(req)
-		if err != nil {
-			return 0, nil, err
-		}
-		defer resp.Body.Close()
-		var body map[string]any
-		_ = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&body)
-		return resp.StatusCode, body, nil
-	}
-	status, body, err := get("/_matrix/client/versions")
-	if err != nil {
-		k.fail("the homeserver does not answer: "+err.Error(), "is it running, and is network.matrix.homeserver its client-server URL?")
-		return
-	}
-	if status != http.StatusOK || body["versions"] == nil {
-		k.fail(fmt.Sprintf("%s is no Matrix homeserver (status %d)", m.Homeserver, status), "network.matrix.homeserver is the client-server URL, without /_matrix")
-		return
-	}
-	status, body, err = get("/_matrix/client/v3/account/whoami")
-	want := "@" + r.SenderLocalpart + ":" + m.ServerName
-	switch {
-	case err != nil:
-		k.fail("the homeserver does not answer: "+err.Error(), "is it running?")
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
-		k.fail("the homeserver does not know the registration's token", "give it a copy of "+m.Registration+" and restart it")
-	case status != http.StatusOK:
-		k.fail(fmt.Sprintf("the homeserver answers %d to a request with the registration's token", status), "look into its log")
-	case body["user_id"] != want:
-		k.fail(fmt.Sprintf("the homeserver takes the registration's token for %v, not %s", body["user_id"], want), "is network.matrix.server_name its name, and is its copy of the registration the same file?")
-	default:
-		k.ok("the homeserver knows the registration")
-	}
-}
-
 // checkListener looks at what listens on the federation listener's address, and reports whether it is this
 // provider's daemon.
 func checkListener(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool) (runs bool) {
@@ -312,7 +184,7 @@ func checkListener(ctx context.Context, k *checker, c *config.Config, roots *x50
 		return false
 	}
 	conn.Close()
-	status, own, err := fetchDirectory(ctx, c, roots, addr)
+	status, own, err := fetchDirectory(ctx, k, c, roots, addr)
 	switch {
 	case err == nil && own:
 		k.ok("a daemon of %s is running and listens on %s", c.Domain, c.Federation.Listen)
@@ -327,7 +199,7 @@ func checkListener(ctx context.Context, k *checker, c *config.Config, roots *x50
 
 // fetchDirectory fetches the directory of the provider's own domain the way a peer does; addr, if not empty, is where
 // to, instead of by DNS. own reports whether it is the one this configuration makes.
-func fetchDirectory(ctx context.Context, c *config.Config, roots *x509.CertPool, addr string) (status int, own bool, err error) {
+func fetchDirectory(ctx context.Context, k *checker, c *config.Config, roots *x509.CertPool, addr string) (status int, own bool, err error) {
 	domain, _, _ := strings.Cut(c.Domain, ":")
 	tr := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: domain},
@@ -350,6 +222,7 @@ func fetchDirectory(ctx context.Context, c *config.Config, roots *x509.CertPool,
 		return 0, false, err
 	}
 	defer resp.Body.Close()
+	k.clock("the directory's server", resp.Header)
 	var dir map[string]any
 	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&dir) != nil {
 		return resp.StatusCode, false, nil
@@ -366,7 +239,7 @@ func checkDirectory(ctx context.Context, k *checker, c *config.Config, roots *x5
 	domain, _, _ := strings.Cut(c.Domain, ":")
 	at := "https://" + c.Domain + federation.DirectoryPath
 	pass := "let the web server of " + domain + " pass that one path on to " + c.Federation.Listen
-	switch status, own, err := fetchDirectory(ctx, c, roots, c.Federation.Peers[c.Domain]); {
+	switch status, own, err := fetchDirectory(ctx, k, c, roots, c.Federation.Peers[c.Domain]); {
 	case err != nil:
 		k.fail("the directory does not answer at "+at+": "+err.Error(), "start the daemon, and "+pass+" (or listen on port 443)")
 	case own:

@@ -74,7 +74,9 @@ func TestCheckAtProsody(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			k := &checker{w: &out}
-			checkComponent(ctx, k, &config.XMPP{Server: tc.server, Secret: tc.secret}, tc.domain)
+			if stream := checkComponent(ctx, k, &config.XMPP{Server: tc.server, Secret: tc.secret}, tc.domain); stream != nil {
+				stream.close()
+			}
 			if k.failed != tc.failed || !strings.Contains(out.String(), tc.want) {
 				t.Errorf("%d failed: %s", k.failed, out.String())
 			}
@@ -136,7 +138,7 @@ func TestCheckAtDendrite(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			k := &checker{w: &out}
-			checkHomeserver(ctx, k, &config.Matrix{Homeserver: hs.URL, ServerName: "matrix.example", Listen: "127.0.0.1:29333", Registration: tc.registration})
+			checkHomeserver(ctx, k, &config.Matrix{Homeserver: hs.URL, ServerName: "matrix.example", Listen: "127.0.0.1:29333", Registration: tc.registration}, false)
 			if k.failed != tc.failed || !strings.Contains(out.String(), tc.want) {
 				t.Errorf("%d failed: %s", k.failed, out.String())
 			}
