@@ -51,6 +51,7 @@ type provider struct {
 	domain, dir  string
 	config, addr string
 	admin        string // the admin listener
+	ca           *testnet.CA
 	cmd          *exec.Cmd
 	log          *bytes.Buffer
 	mu           sync.Mutex
@@ -78,12 +79,12 @@ func newProviders(t *testing.T, domains ...string) []*provider {
 	}
 	var list []*provider
 	for i, d := range domains {
-		p := &provider{t: t, bin: bin, domain: d, dir: filepath.Join(root, d), addr: testnet.Loopback(ports[2*i]), admin: testnet.Loopback(ports[2*i+1])}
+		p := &provider{t: t, bin: bin, ca: ca, domain: d, dir: filepath.Join(root, d), addr: testnet.Loopback(ports[2*i]), admin: testnet.Loopback(ports[2*i+1])}
 		p.config = filepath.Join(p.dir, "mimibridge.yaml")
 		if err := os.Mkdir(p.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := ca.IssueWith(d, testnet.CertOptions{Names: []string{d}}); err != nil {
+		if _, _, err := ca.IssueWith(d, testnet.CertOptions{Names: []string{d, "mimi." + d}}); err != nil {
 			t.Fatal(err)
 		}
 		p.write("sealing.key", config.NewSealingKey())
