@@ -21,6 +21,8 @@ type Config struct {
 	Storage    Storage    `yaml:"storage"`
 	Assets     Assets     `yaml:"assets"`
 	Retention  Retention  `yaml:"retention"`
+	People     People     `yaml:"people"`
+	Limits     Limits     `yaml:"limits"`
 	Secrets    Secrets    `yaml:"secrets"`
 	Admin      Management `yaml:"admin"`
 
@@ -98,6 +100,11 @@ type Federation struct {
 	// Peers says for a provider domain at which "host:port" its directory answers, for private set-ups
 	// without DNS. Default: the domain itself, port 443.
 	Peers map[string]string `yaml:"peers"`
+	// Allow lists the providers that may take part, "example.org" or "*.example.org"; others are neither served nor
+	// asked. Default: all. `mimibridge peer` changes it while the daemon runs.
+	Allow []string `yaml:"allow"`
+	// Deny lists providers that may not, in the same way; it goes before Allow. Default: none.
+	Deny []string `yaml:"deny"`
 	// Record is for debugging, and kept out of every example: a file that takes all federation bodies
 	// in both directions as they are before TLS encrypts them. They are MLS messages; who talks with
 	// whom is readable. Default: none.
@@ -133,6 +140,38 @@ type Assets struct {
 type Retention struct {
 	// Attachments that local users have sent: recipients may fetch them for that long. Default "30 days".
 	Attachments Duration `yaml:"attachments"`
+}
+
+// People is who may add the provider's users to rooms, where they have not decided themselves.
+type People struct {
+	// Consent is ask, contacts (those whom a user has asked or agreed to), everyone or nobody. Default "ask".
+	Consent string `yaml:"consent" enum:"ask contacts everyone nobody"`
+	// Ask is how strangers ask under "ask": invitation (they add the user, whom the network shows an invitation to
+	// accept or reject) or question (before they can add anybody). Default: as the network can show it.
+	Ask string `yaml:"ask" enum:"auto invitation question"`
+}
+
+// Limits bound what one may do, users of this provider and of others alike. -1 is no limit.
+type Limits struct {
+	// ConsentRequests is how many people a user may ask for their consent in an hour. Default 10.
+	ConsentRequests int `yaml:"consent_requests_per_hour"`
+	// Invites is how many people a user may invite in an hour. Default 30.
+	Invites int `yaml:"invites_per_hour"`
+	// Lookups is how many people a user may look up in an hour. Default 20.
+	Lookups int `yaml:"lookups_per_hour"`
+	// RoomsADay is how many rooms a user may open in a day. Default 5.
+	RoomsADay int `yaml:"rooms_per_day"`
+	// Rooms is in how many rooms a user may be. Default 200.
+	Rooms int `yaml:"rooms"`
+	// Pending is how many questions of strangers may wait for a user's answer. Default 50.
+	Pending int `yaml:"pending_requests"`
+	// PeerFactor is how many times as much all users of another provider may do together. Default 50.
+	PeerFactor int `yaml:"peer_factor"`
+	// PeerRate is how many requests another provider may make in a second, on average over ten. Default 1000.
+	PeerRate int `yaml:"peer_requests_per_second"`
+	// Message is the most that a message may have, to and from here, at most 768 kB. Attachments have limits of their
+	// own (assets). Default "768 kB".
+	Message Octets `yaml:"message"`
 }
 
 // Secrets is what the provider itself keeps secret.

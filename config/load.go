@@ -345,6 +345,15 @@ func (c *Config) setDefaults() {
 	defN(&c.Assets.Quota, 1<<30)
 	defN(&c.Assets.Cache, 1<<30)
 	defN(&c.Retention.Attachments, 30*Day)
+	def(&c.People.Consent, "ask")
+	def(&c.People.Ask, "auto")
+	l := &c.Limits
+	for p, v := range map[*int]int{&l.ConsentRequests: 10, &l.Invites: 30, &l.Lookups: 20, &l.RoomsADay: 5, &l.Rooms: 200, &l.Pending: 50, &l.PeerFactor: 50, &l.PeerRate: 1000} {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	defN(&l.Message, 768<<10)
 	if c.Secrets.KeyEnv == "" {
 		def(&c.Secrets.KeyFile, "sealing.key")
 	}
@@ -494,6 +503,27 @@ func (c *Config) validate(v *validator) {
 		folded[foldID(id)] = level
 	}
 	c.Permissions = folded
+	for key, list := range map[string][]string{"federation.allow": c.Federation.Allow, "federation.deny": c.Federation.Deny} {
+		for i, d := range list {
+			rest, sub := strings.CutPrefix(d, "*.")
+			v.domain(key, &rest)
+			if list[i] = rest; sub {
+				list[i] = "*." + rest
+			}
+		}
+	}
+	if !slices.Contains([]string{"ask", "contacts", "everyone", "nobody"}, c.People.Consent) {
+		v.fail("people.consent", fmt.Sprintf("%q is no policy", clip(c.People.Consent)), "ask, contacts, everyone or nobody")
+	}
+	if !slices.Contains([]string{"auto", "invitation", "question"}, c.People.Ask) {
+		v.fail("people.ask", fmt.Sprintf("%q is no way to ask", clip(c.People.Ask)), "auto, invitation or question")
+	}
+	if c.Limits.Message < 1<<10 || c.Limits.Message > 768<<10 {
+		v.fail("limits.message", "must be from 1 kB to 768 kB", "leave it out for 768 kB, which others expect to be possible")
+	}
+	if c.Limits.PeerRate < 0 {
+		c.Limits.PeerRate = 1 << 30
+	}
 	if c.Assets.Quota < c.Assets.MaxFile {
 		v.fail("assets.quota", "is less than one file may have", "make it larger than assets.max_file")
 	}

@@ -282,6 +282,7 @@ func (p *Provider) Counters() map[string]uint64 {
 	}
 	addCounters(m, "hub", &p.Hub.Counters)
 	addCounters(m, "client", &p.Client.Counters)
+	addCounters(m, "people", &p.People.Counters)
 	for _, h := range p.hosts {
 		if c, ok := h.adapter.(interface{ Counters() map[string]uint64 }); ok {
 			for name, v := range c.Counters() {

@@ -23,6 +23,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/hub"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/people"
 	"github.com/mimibridge/mimibridge/core/policy"
 	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/store"
@@ -43,8 +44,10 @@ type Config struct {
 	Up func()
 	// Level says what a person of the network may do; nil: nobody may do anything.
 	Level func(networkID string) adapter.Level
-	Log   zerolog.Logger
-	Now   func() time.Time // nil: time.Now
+	// People is about consent, limits and blocks.
+	People PeopleConfig
+	Log    zerolog.Logger
+	Now    func() time.Time // nil: time.Now
 
 	// CommitDelay overrides how long a follower waits before it commits what others proposed, for tests.
 	CommitDelay func() time.Duration
@@ -71,6 +74,7 @@ type Provider struct {
 	store  *store.Store
 	Hub    *hub.Hub
 	Client *client.Client
+	People *people.People
 	fed    *federation.Client
 	server *federation.Server
 	hosts  []*host
@@ -118,7 +122,24 @@ func New(cfg Config) (*Provider, error) {
 
 	fc := cfg.Federation
 	fc.Domain, fc.Log, fc.Now = domain, cfg.Log.With().Str("part", "federation").Logger(), cfg.Now
+	fc.Peer = func(domain string) error { return p.People.Peer(domain) }
+	fc.Limited = func(domain string) { p.People.Limited(mimiuri.URI{Domain: domain}.String(), "requests", 0) }
 	p.fed = federation.NewClient(fc)
+	pc := cfg.People
+	p.People, err = people.New(people.Config{Domain: domain, Store: p.store, Peers: p.fed, Adapters: cfg.Adapters, Now: cfg.Now,
+		LocalUser: func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error) {
+			return p.nodes.localUser(ctx, a, user)
+		},
+		Alone: func(ctx context.Context, lease string, fn func(context.Context) error) error {
+			return p.nodes.alone(ctx, lease, fn)
+		},
+		Log: cfg.Log.With().Str("part", "people").Logger(), Policy: pc.Policy, Ask: pc.Ask, Allow: pc.Allow, Deny: pc.Deny, Limits: pc.Limits,
+		Notice: pc.Notice, Wake: func(room mimiuri.URI, seq uint64) { p.Client.Consented(room, seq) },
+		Asked: func(room mimiuri.URI, seq uint64) { p.Client.Asked(room, seq) }})
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
 	mc := &mls.Config{Now: cfg.Now, ApplyAppData: policy.ApplyAppData, VerifyCredential: verifyCredential}
 	r := &router{domain: domain, remoteHub: p.fed, remoteNotify: p.fed, remoteKeys: p.fed.Keys()}
 	if cfg.WrapHub != nil {
@@ -126,7 +147,8 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
 		Log: cfg.Log.With().Str("part", "hub").Logger()})
-	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters, LocalUser: p.nodes.localUser,
+	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
+		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,
 		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter,
 		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention})
 	own := hubAtOwner{p.Hub, p.nodes}
@@ -141,7 +163,7 @@ func New(cfg Config) (*Provider, error) {
 		p.Close()
 		return nil, err
 	}
-	p.server = federation.NewServer(fc, federation.Ports{Hub: own, Notify: r.ownNotify, Keys: p.Client, Assets: p.files.own, Downloads: p.files})
+	p.server = federation.NewServer(fc, federation.Ports{Hub: p.People.Hub(own), Notify: r.ownNotify, Keys: p.Client, People: p.People, Assets: p.files.own, Downloads: p.files})
 	return p, nil
 }
 
@@ -192,6 +214,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	start("hub", p.Hub.Run)
 	start("client", p.Client.Run)
 	start("files", p.files.run)
+	start("people", p.People.Run)
 	start("federation", func(ctx context.Context) error { return p.server.Serve(ctx, ln) })
 	for _, h := range p.hosts {
 		start(h.adapter.Name(), func(ctx context.Context) error { return p.nodes.alone(ctx, port.LinkLease(h.adapter.Name()), h.run) })

@@ -28,6 +28,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/people"
 	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/internal/testnet"
@@ -105,6 +106,11 @@ type provider struct {
 	delay  func() time.Duration
 	empty  time.Duration // store.Options.Checkpoint
 
+	people core.PeopleConfig // its limits are none unless a test sets them
+	as     func(*memory) adapter.Adapter
+	now    func() time.Time
+	trace  func(string)
+
 	core   *core.Provider
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -130,7 +136,7 @@ func newNetwork(t *testing.T, domains ...string) (*network, []*provider) {
 	if n.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(96 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &n.caKey.PublicKey, n.caKey)
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +166,7 @@ func (n *network) certificate(domain string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: domain}, DNSNames: []string{domain}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(96 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: domain}, DNSNames: []string{domain}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, n.ca, &key.PublicKey, n.caKey)
 	if err != nil {
@@ -207,16 +213,25 @@ func (p *provider) start() *provider {
 		delay = func() time.Duration { return 20 * time.Millisecond }
 	}
 	storage := storeOptions(p.dir)
-	storage.Checkpoint = p.empty
+	storage.Checkpoint, storage.Trace = p.empty, p.trace
+	var own adapter.Adapter = p.mem
+	if p.as != nil {
+		own = p.as(p.mem)
+	}
+	if p.people.Limits == (people.Limits{}) {
+		p.people.Limits = people.Limits{ConsentRequests: -1, RoomsADay: -1, Invites: -1, Lookups: -1, Rooms: -1}
+	}
 	cfg := core.Config{
+		People: p.people,
 		Domain: p.domain,
 		Store:  storage,
+		Now:    p.now,
 		Federation: federation.Config{
 			Certificate: func() (*tls.Certificate, error) { return cert, nil },
 			Roots:       p.net.roots, BaseURL: "https://" + p.addr, Resolve: p.net.resolve,
 			Limits: federation.Limits{GraceTimeout: 20 * time.Millisecond}, // tests stop often
 		},
-		Listener: p.ln, Adapters: []adapter.Adapter{p.mem}, Level: func(string) adapter.Level { return adapter.LevelUser },
+		Listener: p.ln, Adapters: []adapter.Adapter{own}, Level: func(string) adapter.Level { return adapter.LevelUser },
 		Log: log, CommitDelay: delay, WrapHub: p.wrap, WrapNotify: p.in, Patience: p.wait, OfflineAfter: p.gone,
 	}
 	if p.tune != nil {

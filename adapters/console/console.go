@@ -149,6 +149,9 @@ func (a *Adapter) LocalUser(ctx context.Context, user mimiuri.URI) (bool, error)
 	return a.users[user.ID], nil
 }
 
+// InvitationAsks implements adapter.InvitationAdapter: who is added to a room reads it, and leaves if they do not want to.
+func (a *Adapter) InvitationAsks() bool { return true }
+
 // user gives the URI of a local user and notes that they exist.
 func (a *Adapter) user(ctx context.Context, h adapter.Host, name string) (mimiuri.URI, error) {
 	u, err := a.lookUp(h, name)

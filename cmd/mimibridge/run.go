@@ -23,6 +23,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/people"
 	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/internal/admin"
 	"github.com/mimibridge/mimibridge/internal/record"
@@ -153,7 +154,8 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 	if _, err := d.cert.get(); err != nil {
 		return cc, closeRecord, err
 	}
-	fc := federation.Config{Certificate: d.cert.get, BaseURL: c.Federation.URL, Resolve: c.Federation.Peers}
+	fc := federation.Config{Certificate: d.cert.get, BaseURL: c.Federation.URL, Resolve: c.Federation.Peers,
+		Limits: federation.Limits{PeerRate: c.Limits.PeerRate, SubmitBody: int64(c.Limits.Message) + 256<<10}} // MLS, and a receiver's keys
 	if c.Federation.CAFile != "" {
 		b, err := os.ReadFile(c.Federation.CAFile)
 		if err != nil {
@@ -180,7 +182,11 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 		Adapters:   adapters,
 		Level:      func(id string) adapter.Level { return levels[d.config.Load().Permissions.Level(id)] },
 		Log:        d.log,
-		Up:         func() { _ = sdnotify.Send(sdnotify.Ready) },
+		People: core.PeopleConfig{Policy: c.People.Consent, Ask: strings.Replace(c.People.Ask, "auto", people.AskByAdapter, 1),
+			Allow: c.Federation.Allow, Deny: c.Federation.Deny,
+			Limits: people.Limits{ConsentRequests: c.Limits.ConsentRequests, Invites: c.Limits.Invites, Lookups: c.Limits.Lookups, RoomsADay: c.Limits.RoomsADay,
+				Rooms: c.Limits.Rooms, Pending: c.Limits.Pending, PeerFactor: c.Limits.PeerFactor, Message: int64(c.Limits.Message)}},
+		Up: func() { _ = sdnotify.Send(sdnotify.Ready) },
 		Assets: core.AssetsConfig{Folder: c.Assets.Folder, MaxFile: int64(c.Assets.MaxFile), Quota: int64(c.Assets.Quota),
 			Cache: int64(c.Assets.Cache), Life: time.Duration(c.Retention.Attachments)},
 	}, closeRecord, nil

@@ -57,6 +57,16 @@ type ConsentAdapter interface {
 	DeliverConsent(ctx context.Context, ev ConsentEvent) error
 }
 
+// InvitationAdapter is what an Adapter also implements if it wants to say how strangers ask under the consent policy "ask".
+type InvitationAdapter interface {
+	// InvitationAsks reports whether the network shows being added to a room as an invitation that the person accepts or
+	// rejects. Then the invitation is the question: strangers may add local users, and the adapter calls Host.Consent with
+	// GrantConsent or RefuseConsent for that room when the person has answered. Else a stranger's requestConsent is shown by
+	// DeliverConsent first, and their invitation waits until the person grants it. An adapter that does not implement this
+	// counts as true if it is no ConsentAdapter, as false if it is one. It is constant. Of several adapters the first decides.
+	InvitationAsks() bool
+}
+
 // Profile is what is known of a user elsewhere, as far as they let others know it.
 type Profile struct {
 	User   mimiuri.URI

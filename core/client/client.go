@@ -45,8 +45,11 @@ type Config struct {
 	Hub      port.Hub
 	Rooms    port.Rooms
 	Adapters []adapter.Adapter
-	Now      func() time.Time
-	Log      zerolog.Logger
+	People   People // nil: everything is allowed
+	// MaxContent is how many octets of content a message may have; 0 is 768 KiB, which is also the most that is useful.
+	MaxContent int
+	Now        func() time.Time
+	Log        zerolog.Logger
 
 	// CommitDelay is how long a follower waits before it commits the proposals of others; nil is a random 1 to 5 s.
 	CommitDelay func() time.Duration
@@ -110,6 +113,12 @@ var (
 func New(cfg Config) *Client {
 	if cfg.CommitDelay == nil {
 		cfg.CommitDelay = func() time.Duration { return time.Second + time.Duration(randUint64()%4000)*time.Millisecond }
+	}
+	if cfg.MaxContent <= 0 || cfg.MaxContent > maxContent {
+		cfg.MaxContent = maxContent
+	}
+	if cfg.People == nil {
+		cfg.People = everybody{}
 	}
 	if cfg.Patience == 0 {
 		cfg.Patience = 5 * time.Second
@@ -300,8 +309,10 @@ func (c *Client) Intake(ctx context.Context, adapterName string, in adapter.Inte
 				return fault.New(fault.NotFound, "this room is not known here")
 			}
 		}
-		fresh, err = tx.InsertIntent(row)
-		return err
+		if fresh, err = tx.InsertIntent(row); err != nil || !fresh {
+			return err
+		}
+		return c.cfg.People.Admit(tx, &in)
 	})
 	if err != nil {
 		return err
@@ -380,8 +391,8 @@ func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, e
 		if err != nil {
 			return p, id, fault.Wrap(fault.Malformed, "the message cannot be sent in this form", err)
 		}
-		if len(b) > maxContent {
-			return p, id, fault.Newf(fault.TooLarge, "a message may have at most %d kB", maxContent>>10)
+		if len(b) > c.cfg.MaxContent {
+			return p, id, fault.Newf(fault.TooLarge, "a message may have at most %d kB", c.cfg.MaxContent>>10)
 		}
 		p.Content, p.Salt = b, m.Salt[:]
 		id = content.ID(b, in.Actor, in.Room, m.Salt)

@@ -58,6 +58,13 @@ func (c *Client) DirectRoom(ctx context.Context, adapterName string, local, othe
 			if err != nil {
 				return err
 			}
+			in := &adapter.Intent{Kind: kind, Room: uri(room), Actor: local}
+			if kind == adapter.Invite {
+				in.Target = other
+			}
+			if err := c.cfg.People.Admit(tx, in); err != nil {
+				return err
+			}
 			_, err = tx.InsertIntent(&store.Intent{Room: room, Adapter: adapterName, Actor: local.String(), Origin: "direct-" + randomID(8), Payload: b, Created: now})
 			return err
 		}

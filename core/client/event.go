@@ -55,8 +55,24 @@ func (e *eventRow) append(tx *store.Tx, room string) error {
 			return err
 		}
 	}
+	if err := e.member(tx, room); err != nil {
+		return err
+	}
 	_, err := tx.AppendEvent(room, e.TS, func(uint64) ([]byte, error) { return json.Marshal(e) })
 	return err
+}
+
+// member keeps the list of who of the local users is where.
+func (e *eventRow) member(tx *store.Tx, room string) error {
+	switch local := slices.Contains(e.Local, e.User); {
+	case e.Kind == adapter.Joined && local:
+		return tx.PutMember(e.User, room)
+	case e.Kind == adapter.Left && local:
+		return tx.DeleteMember(e.User, room)
+	case e.Kind == adapter.Closed:
+		return tx.DeleteMember("", room)
+	}
+	return nil
 }
 
 func uri(s string) mimiuri.URI {
@@ -323,7 +339,13 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 				return err
 			}
 			start := time.Now()
-			if err := c.show(ctx, a, ev); err != nil {
+			hidden := false
+			if ev.Kind == adapter.Message && len(ev.Local) > 0 {
+				ev.Local = c.cfg.People.Sees(ev.Local, ev.Sender, ev.Room)
+				hidden = len(ev.Local) == 0 // from somebody whom all who might see it have blocked
+			}
+			if hidden {
+			} else if err := c.show(ctx, a, ev); err != nil {
 				if fault.Temporary(err) || ctx.Err() != nil {
 					return err
 				}

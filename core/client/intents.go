@@ -257,6 +257,9 @@ func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf m
 	}) {
 		return true, r.refuse(ctx, in, pl, fault.Conflict, "this user is in the room already")
 	}
+	if waits, err := r.waiting(ctx, in, target); err != nil || waits {
+		return waits, err
+	}
 	kps, err := r.claim(ctx, in.Seq, uri(in.Actor), target)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -265,6 +268,9 @@ func (r *room) invite(ctx context.Context, in *store.Intent, pl *payload, leaf m
 		if errors.Is(err, errClaiming) {
 			r.deferred[in.Seq] = r.now().Add(giveUpAfter) // until the answer comes
 			return true, nil
+		}
+		if errors.Is(err, errNoConsent) {
+			return r.awaitConsent(ctx, in, pl, target)
 		}
 		if fault.Temporary(err) {
 			return r.deferIntent(ctx, in, pl, err)

@@ -105,17 +105,24 @@ func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 	if !ok {
 		return answer(wire.IncompatibleProtocol)
 	}
+	// From here on everything is done for everybody alike: who asks does not learn whether there is such a user, neither by
+	// what is answered (noConsent is the catch-all) nor by what that takes.
+	if err := c.cfg.People.Invited(ctx, user, from); err != nil {
+		return nil, err
+	}
 	exists := false
 	for _, a := range c.cfg.Adapters {
-		if exists, err = c.cfg.LocalUser(ctx, a, target); err != nil {
+		ok, err := c.cfg.LocalUser(ctx, a, target)
+		if err != nil {
 			return nil, fault.Wrap(fault.Unavailable, "it cannot be said now; please try again", err)
 		}
-		if exists {
-			break
-		}
+		exists = exists || ok
 	}
-	if !exists {
-		// noConsent is the catch-all: who asks does not learn whether there is such a user.
+	may, err := c.cfg.People.May(ctx, target, user, req.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	if !exists || !may {
 		return answer(wire.NoConsent)
 	}
 	id, err := c.identity(ctx, target)
@@ -198,7 +205,9 @@ func (r *room) claim(ctx context.Context, seq uint64, by, target mimiuri.URI) ([
 			}()
 			c.err = fault.New(fault.Internal, "")
 			defer r.c.rooms.Post(r.id, func(r *room) {
-				delete(r.deferred, seq)
+				if c.waited { // else it is put off, if it is, for another reason
+					delete(r.deferred, seq)
+				}
 				r.step()
 			})
 			defer close(c.done)
@@ -248,7 +257,7 @@ func (r *room) askKeys(ctx context.Context, by *identity, target mimiuri.URI, su
 	case wire.UserUnknown, wire.UserDeleted:
 		return nil, fault.New(fault.NotFound, "there is no such user")
 	case wire.NoConsent, wire.NoConsentForThisRoom:
-		return nil, fault.New(fault.Forbidden, "there is no such user, or they do not want to be added to rooms")
+		return nil, errNoConsent
 	default:
 		return nil, fault.New(fault.Forbidden, "this user's software is not compatible with this room")
 	}

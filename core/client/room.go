@@ -45,6 +45,7 @@ type room struct {
 	commitAt    time.Time            // when to commit the proposals of others; zero: no such thing
 	commitPause time.Duration        // the last pause after such a commit was refused
 	deferred    map[uint64]time.Time // intents that wait for somebody who cannot be reached
+	consents    map[uint64]time.Time // invitations that wait for consent, and when they were tried last
 	claims      map[uint64]*claim    // key packages for the invitations that wait
 	behind      bool                 // something is held for a later epoch
 	wrongEpoch  time.Time            // since when the hub has been in another epoch without telling
@@ -62,7 +63,7 @@ type room struct {
 
 func newRoom(c *Client, id string) *room {
 	uri, _ := mimiuri.ParseKind(id, mimiuri.Room) // only parsed URIs become keys
-	return &room{c: c, id: id, uri: uri, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}, claims: map[uint64]*claim{}}
+	return &room{c: c, id: id, uri: uri, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}, consents: map[uint64]time.Time{}, claims: map[uint64]*claim{}}
 }
 
 // drop forgets the mirrored state, so that it is read from disk again: after a failure to write, and after anything

@@ -65,6 +65,29 @@ func (tx *Tx) CountAsked(user string) (n int, err error) {
 	return n, err
 }
 
+// CountConsents says how many rows a local user has.
+func (tx *Tx) CountConsents(user string) (n int, err error) {
+	_, err = tx.one([]any{&n}, `SELECT count(*) FROM consent WHERE local_user=?`, user)
+	return n, err
+}
+
+// CountUnsolicited says how many rows a local user has had no part in.
+func (tx *Tx) CountUnsolicited(user string) (n int, err error) {
+	_, err = tx.one([]any{&n}, `SELECT count(*) FROM consent WHERE local_user=? AND grants=0 AND asking_until=0`, user)
+	return n, err
+}
+
+// EndAsking gives all of a pair's rows in which granted is was the state is, and says how many; EndAsked those in which grants is was: one answer
+// for several questions.
+func (tx *Tx) EndAsking(user, other string, was, is uint8) (int64, error) {
+	return tx.exec(`UPDATE consent SET granted=?, asking_until=0 WHERE local_user=? AND other=? AND granted=?`, is, user, other, was)
+}
+
+// EndAsked is EndAsking for the other's questions.
+func (tx *Tx) EndAsked(user, other string, was, is uint8) error {
+	return tx.do(`UPDATE consent SET grants=?, asked_until=0 WHERE local_user=? AND other=? AND grants=?`, is, user, other, was)
+}
+
 // PutConsent writes a row.
 func (tx *Tx) PutConsent(c *Consent) error {
 	return tx.do(`INSERT INTO consent (`+consentColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -101,11 +124,11 @@ func (tx *Tx) ConsentDue(now int64) (peers []string, next int64, err error) {
 		}
 		peers = append(peers, p)
 		return nil
-	}, `SELECT DISTINCT peer FROM consent_out WHERE due<=? ORDER BY peer`, now)
+	}, `SELECT DISTINCT peer FROM consent_out WHERE peer<>'' AND due<=? ORDER BY peer`, now)
 	if err != nil {
 		return nil, 0, err
 	}
-	_, err = tx.one([]any{&next}, `SELECT coalesce(min(due), 0) FROM consent_out WHERE due>?`, now)
+	_, err = tx.one([]any{&next}, `SELECT coalesce(min(due), 0) FROM consent_out WHERE peer<>'' AND due>?`, now)
 	return peers, next, err
 }
 

@@ -34,8 +34,9 @@ var mayImport = map[string][]string{
 	"core/internal/mailbox": {"core/fault"},
 	"core/hub":              {"core/port", "core/store", "core/adapter", "core/internal/mailbox"},
 	"core/client":           {"core/port", "core/store", "core/adapter", "core/internal/mailbox"},
+	"core/people":           {"core/port", "core/store", "core/adapter"},
 	"core/federation":       {"core/port", "core/store", "core/adapter", "core/internal/mailbox"},
-	"core":                  {"core/hub", "core/client", "core/federation", "core/assets"},
+	"core":                  {"core/hub", "core/client", "core/people", "core/federation", "core/assets"},
 	"config":                {"core/mimiuri"},
 }
 
