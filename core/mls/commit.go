@@ -47,10 +47,10 @@ type CommitOutput struct {
 // next epoch out again.
 type pendingCommit struct {
 	epoch      uint64
-	hash       []byte // of the MLSMessage
-	content    []byte // the AuthenticatedContent with its confirmation tag
-	pathSecret []byte // the first one; nil without a path
-	leafKey    []byte
+	hash       []byte   // of the MLSMessage
+	content    []byte   // the AuthenticatedContent with its confirmation tag
+	pathSecret []byte   // the first one; nil without a path
+	leafKey    *hpkeKey // nil without a path
 	sig        *SignatureKey
 	init       []byte // of an external Commit
 
@@ -64,14 +64,19 @@ func (p *pendingCommit) MarshalTLS(w *tlspl.Writer) {
 	w.Opaque(p.hash)
 	w.Opaque(p.content)
 	w.Opaque(p.pathSecret)
-	w.Opaque(p.leafKey)
+	if p.leafKey == nil {
+		w.Opaque(nil)
+	} else {
+		w.Opaque(p.leafKey.raw)
+	}
 	p.sig.marshalState(w)
 	w.Opaque(p.init)
 }
 
 func (p *pendingCommit) UnmarshalTLS(r *tlspl.Reader) {
 	p.epoch = r.Uint64()
-	p.hash, p.content, p.pathSecret, p.leafKey = r.Opaque(), r.Opaque(), r.Opaque(), r.Opaque()
+	p.hash, p.content, p.pathSecret = r.Opaque(), r.Opaque(), r.Opaque()
+	p.leafKey = &hpkeKey{raw: r.Opaque()}
 	p.sig = readSignatureKey(r)
 	if p.init = r.Opaque(); len(p.init) == 0 {
 		p.init = nil

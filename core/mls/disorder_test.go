@@ -199,7 +199,7 @@ func (d *disorder) catchUp(p *party, n int) {
 			d.agree(fmt.Sprint(p.name, ", leaf ", l, " alone"), g)
 			d.did["alone"]++
 			for x, k := range g.keys {
-				if !bytes.Equal(p.g.keys[x], k) {
+				if shared := p.g.keys[x]; shared == nil || !bytes.Equal(shared.raw, k.raw) {
 					d.t.Fatalf("%s: leaf %d alone knows another key of node %d", p.name, l, x)
 				}
 			}
@@ -592,7 +592,7 @@ func (d *disorder) settle() {
 		}
 		leaves += len(p.g.locals)
 		for x, priv := range p.g.keys {
-			pub, err := p.g.s.kem.public(priv)
+			pub, err := p.g.s.kem.public(priv.raw)
 			if err != nil || !bytes.Equal(pub, p.g.tree.publicKey(x)) {
 				d.t.Fatalf("%s: the key of node %d does not fit", p.name, x)
 			}

@@ -17,7 +17,7 @@ type localLeaf struct {
 
 // updateKeys are the private keys of an Update that was proposed.
 type updateKeys struct {
-	leaf []byte
+	leaf *hpkeKey
 	sig  *SignatureKey
 }
 
@@ -266,7 +266,7 @@ func (g *Group) ownResumption(group []byte, epoch uint64) []byte {
 
 // newLeafNode is the current node of a local leaf with what opts changes and a
 // fresh encryption key; it is not signed yet.
-func (g *Group) newLeafNode(l LeafIndex, opts *LeafOptions) (n *LeafNode, sig *SignatureKey, priv []byte, err error) {
+func (g *Group) newLeafNode(l LeafIndex, opts *LeafOptions) (n *LeafNode, sig *SignatureKey, priv *hpkeKey, err error) {
 	n = g.tree.leaf(l).clone()
 	sig = g.locals[l].sig
 	if opts != nil {

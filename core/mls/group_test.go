@@ -304,7 +304,7 @@ func (h *hall) check() {
 			h.t.Fatalf("state %d: exported secret differs", j)
 		}
 		for x, priv := range g.keys {
-			pub, err := g.s.kem.public(priv)
+			pub, err := g.s.kem.public(priv.raw)
 			if err != nil || !bytes.Equal(pub, g.tree.publicKey(x)) {
 				h.t.Fatalf("state %d: private key of node %d does not fit", j, x)
 			}

@@ -52,7 +52,7 @@ func openWelcome(w *Welcome, kps []JoinKey, successor bool, own func(group []byt
 		if e == nil {
 			continue
 		}
-		pt, err := s.decryptWithLabel(k.Secrets.InitKey, "Welcome", w.EncryptedGroupInfo, e.GroupSecrets)
+		pt, err := s.decryptWithLabel(&hpkeKey{raw: k.Secrets.InitKey}, "Welcome", w.EncryptedGroupInfo, e.GroupSecrets)
 		if err != nil {
 			return nil, err
 		}
@@ -197,7 +197,7 @@ func (g *Group) attach(o *opened) error {
 			return err
 		}
 		leaves[i] = l
-		keys.set(l.node(), j.key.Secrets.LeafKey)
+		keys.set(l.node(), &hpkeKey{raw: j.key.Secrets.LeafKey})
 		if j.pathSecret == nil {
 			continue
 		}
@@ -249,7 +249,7 @@ func (g *Group) AttachLeaf(l LeafIndex, leafKey []byte, sig *SignatureKey) error
 	if err := g.checkLeafKey(l, leafKey, sig); err != nil {
 		return fmt.Errorf("mls: attach leaf: %w", err)
 	}
-	g.keys[l.node()] = bytes.Clone(leafKey)
+	g.keys[l.node()] = &hpkeKey{raw: bytes.Clone(leafKey)}
 	g.attached++
 	if g.locals[l] == nil {
 		g.list = nil
@@ -286,10 +286,11 @@ func (g *Group) AttachGroup(o *Group) error {
 // LeafKey gives the private leaf key of a local leaf, nil if it is not known:
 // what AttachLeaf takes, to be kept apart from the group's state.
 func (g *Group) LeafKey(l LeafIndex) []byte {
-	if g.locals[l] == nil {
+	k := g.keys[l.node()]
+	if g.locals[l] == nil || k == nil {
 		return nil
 	}
-	return bytes.Clone(g.keys[l.node()])
+	return bytes.Clone(k.raw)
 }
 
 // SignatureKey gives the signature key of a local leaf, nil for any other.

@@ -223,7 +223,7 @@ func NewKeyPackage(cfg *Config, suite CipherSuite, opts KeyPackageOptions) (*Key
 	if kp.Signature, err = opts.Signature.SignWithLabel("KeyPackageTBS", w.Bytes()); err != nil {
 		return nil, nil, wrapf(err, "new key package")
 	}
-	return kp, &KeyPackageSecrets{initPriv, leafPriv, opts.Signature}, nil
+	return kp, &KeyPackageSecrets{initPriv.raw, leafPriv.raw, opts.Signature}, nil
 }
 
 func capabilitiesOr(c *Capabilities) Capabilities {

@@ -347,7 +347,7 @@ func (m *SemiPrivateMessage) openExternal(s *suite, key *ReceiverKey, context []
 	if i < 0 {
 		return nil, fmt.Errorf("mls: semiprivate message: %w", ErrNotReceiver)
 	}
-	pt, err := s.decryptWithLabel(key.PrivateKey, semiPrivateLabel, m.receiverContext(), m.Keys[i].Keys)
+	pt, err := s.decryptWithLabel(&hpkeKey{raw: key.PrivateKey}, semiPrivateLabel, m.receiverContext(), m.Keys[i].Keys)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ func (g *Group) MarshalEpoch() ([]byte, error) {
 	w.Vector(func(w *tlspl.Writer) {
 		for _, x := range slices.Sorted(maps.Keys(g.keys)) {
 			w.Uint32(uint32(x))
-			w.Opaque(g.keys[x])
+			w.Opaque(g.keys[x].raw)
 		}
 	})
 	w.Vector(func(w *tlspl.Writer) {
@@ -61,7 +61,7 @@ func (g *Group) marshalOwn(w *tlspl.Writer) {
 	w.Vector(func(w *tlspl.Writer) {
 		for _, ref := range slices.Sorted(maps.Keys(g.updates)) {
 			w.String(ref)
-			w.Opaque(g.updates[ref].leaf)
+			w.Opaque(g.updates[ref].leaf.raw)
 			g.updates[ref].sig.marshalState(w)
 		}
 	})
@@ -72,7 +72,7 @@ func readOwn(r *tlspl.Reader) (updates map[string]*updateKeys, own *pendingCommi
 	updates = map[string]*updateKeys{}
 	r.Vector(func(r *tlspl.Reader) {
 		ref, leaf := r.String(), r.Opaque()
-		updates[ref] = &updateKeys{leaf, readSignatureKey(r)}
+		updates[ref] = &updateKeys{&hpkeKey{raw: leaf}, readSignatureKey(r)}
 	})
 	r.Optional(func(r *tlspl.Reader) {
 		own = new(pendingCommit)
@@ -294,7 +294,7 @@ func readGroup(cfg *Config, r *tlspl.Reader) (*Group, error) {
 	}
 	r.Vector(func(r *tlspl.Reader) {
 		x := nodeIndex(r.Uint32())
-		g.keys[x] = r.Opaque()
+		g.keys[x] = &hpkeKey{raw: r.Opaque()}
 	})
 	r.Vector(func(r *tlspl.Reader) {
 		l, joined := LeafIndex(r.Uint32()), r.Uint64()

@@ -107,13 +107,20 @@ var suites = [8]suite{
 // as RFC 9180 has it.
 type hpkeKEM interface {
 	seal(pub, info, aad, pt []byte) (enc, ct []byte, err error)
-	open(priv, enc, info, aad, ct []byte) ([]byte, error)
+	open(priv *hpkeKey, enc, info, aad, ct []byte) ([]byte, error)
 	sendExport(pub []byte, context string, n int) (enc, secret []byte, err error)
-	receiveExport(priv, enc []byte, context string, n int) ([]byte, error)
-	derive(ikm []byte) (priv, pub []byte, err error)
+	receiveExport(priv *hpkeKey, enc []byte, context string, n int) ([]byte, error)
+	derive(ikm []byte) (priv *hpkeKey, pub []byte, err error)
 	public(priv []byte) ([]byte, error)
 	check(pub []byte) error
 	seedSize() int
+}
+
+// hpkeKey is a private key as RFC 9180 serialises it and, once it was made or used here, as its library parses it: to
+// parse one costs as much as to use it, and a node's key opens path after path.
+type hpkeKey struct {
+	raw    []byte
+	parsed hpke.PrivateKey
 }
 
 type stdKEM struct {
@@ -136,18 +143,26 @@ func (k stdKEM) seal(pub, info, aad, pt []byte) ([]byte, []byte, error) {
 	return enc, ct, err
 }
 
-// private takes a serialised private key. Some implementations strip leading
-// zeros of NIST scalars; they are put back.
-func (k stdKEM) private(b []byte) (hpke.PrivateKey, error) {
-	if short := k.nsk - len(b); short > 0 && k.kem.ID() != x25519KEM {
-		b = append(make([]byte, short, k.nsk), b...)
+// private parses a private key. Some implementations strip leading zeros of
+// NIST scalars; they are put back.
+func (k stdKEM) private(key *hpkeKey) (hpke.PrivateKey, error) {
+	if key.parsed == nil {
+		b := key.raw
+		if short := k.nsk - len(b); short > 0 && k.kem.ID() != x25519KEM {
+			b = append(make([]byte, short, k.nsk), b...)
+		}
+		sk, err := k.kem.NewPrivateKey(b)
+		if err != nil {
+			return nil, err
+		}
+		key.parsed = sk
 	}
-	return k.kem.NewPrivateKey(b)
+	return key.parsed, nil
 }
 
 const x25519KEM = 0x0020
 
-func (k stdKEM) open(priv, enc, info, aad, ct []byte) ([]byte, error) {
+func (k stdKEM) open(priv *hpkeKey, enc, info, aad, ct []byte) ([]byte, error) {
 	sk, err := k.private(priv)
 	if err != nil {
 		return nil, err
@@ -172,7 +187,7 @@ func (k stdKEM) sendExport(pub []byte, context string, n int) ([]byte, []byte, e
 	return enc, out, err
 }
 
-func (k stdKEM) receiveExport(priv, enc []byte, context string, n int) ([]byte, error) {
+func (k stdKEM) receiveExport(priv *hpkeKey, enc []byte, context string, n int) ([]byte, error) {
 	sk, err := k.private(priv)
 	if err != nil {
 		return nil, err
@@ -184,17 +199,17 @@ func (k stdKEM) receiveExport(priv, enc []byte, context string, n int) ([]byte, 
 	return r.Export(context, n)
 }
 
-func (k stdKEM) derive(ikm []byte) ([]byte, []byte, error) {
+func (k stdKEM) derive(ikm []byte) (*hpkeKey, []byte, error) {
 	sk, err := k.kem.DeriveKeyPair(ikm)
 	if err != nil {
 		return nil, nil, err
 	}
 	priv, err := sk.Bytes()
-	return priv, sk.PublicKey().Bytes(), err
+	return &hpkeKey{priv, sk}, sk.PublicKey().Bytes(), err
 }
 
 func (k stdKEM) public(priv []byte) ([]byte, error) {
-	sk, err := k.private(priv)
+	sk, err := k.private(&hpkeKey{raw: priv})
 	if err != nil {
 		return nil, err
 	}
@@ -260,8 +275,8 @@ func (k x448KEM) seal(pub, info, aad, pt []byte) ([]byte, []byte, error) {
 	return enc, ct, err
 }
 
-func (k x448KEM) opener(priv, enc, info []byte) (circlhpke.Opener, error) {
-	sk, err := x448.Scheme().UnmarshalBinaryPrivateKey(priv)
+func (k x448KEM) opener(priv *hpkeKey, enc, info []byte) (circlhpke.Opener, error) {
+	sk, err := x448.Scheme().UnmarshalBinaryPrivateKey(priv.raw)
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +290,7 @@ func (k x448KEM) opener(priv, enc, info []byte) (circlhpke.Opener, error) {
 	return r.Setup(enc)
 }
 
-func (k x448KEM) open(priv, enc, info, aad, ct []byte) ([]byte, error) {
+func (k x448KEM) open(priv *hpkeKey, enc, info, aad, ct []byte) ([]byte, error) {
 	o, err := k.opener(priv, enc, info)
 	if err != nil {
 		return nil, err
@@ -299,7 +314,7 @@ func (k x448KEM) sendExport(pub []byte, context string, n int) ([]byte, []byte, 
 	return enc, sealer.Export([]byte(context), uint(n)), nil
 }
 
-func (k x448KEM) receiveExport(priv, enc []byte, context string, n int) ([]byte, error) {
+func (k x448KEM) receiveExport(priv *hpkeKey, enc []byte, context string, n int) ([]byte, error) {
 	o, err := k.opener(priv, enc, nil)
 	if err != nil {
 		return nil, err
@@ -307,7 +322,7 @@ func (k x448KEM) receiveExport(priv, enc []byte, context string, n int) ([]byte,
 	return o.Export([]byte(context), uint(n)), nil
 }
 
-func (k x448KEM) derive(ikm []byte) ([]byte, []byte, error) {
+func (k x448KEM) derive(ikm []byte) (*hpkeKey, []byte, error) {
 	// circl wants a seed of exactly the private key's length and RFC 9180 takes
 	// any: DeriveKeyPair is done here (RFC 9180 section 7.1.3).
 	suiteID := []byte{'K', 'E', 'M', 0x00, 0x21}
@@ -321,7 +336,7 @@ func (k x448KEM) derive(ikm []byte) ([]byte, []byte, error) {
 		return nil, nil, err
 	}
 	pub, err := k.public(priv)
-	return priv, pub, err
+	return &hpkeKey{raw: priv}, pub, err
 }
 
 func (k x448KEM) public(priv []byte) ([]byte, error) {
@@ -449,7 +464,7 @@ func (s *suite) checkHPKEPublic(pub []byte) error {
 	return nil
 }
 
-func (s *suite) generateHPKE(rnd io.Reader) (priv, pub []byte, err error) {
+func (s *suite) generateHPKE(rnd io.Reader) (priv *hpkeKey, pub []byte, err error) {
 	seed := make([]byte, s.kem.seedSize())
 	if _, err := io.ReadFull(rnd, seed); err != nil {
 		return nil, nil, err
@@ -472,7 +487,7 @@ func (s *suite) encryptWithLabel(pub []byte, label string, context, plaintext []
 	return HPKECiphertext{enc, ct}, nil
 }
 
-func (s *suite) decryptWithLabel(priv []byte, label string, context []byte, ct HPKECiphertext) ([]byte, error) {
+func (s *suite) decryptWithLabel(priv *hpkeKey, label string, context []byte, ct HPKECiphertext) ([]byte, error) {
 	pt, err := s.kem.open(priv, ct.KEMOutput, encryptContext(label, context), nil, ct.Ciphertext)
 	if err != nil {
 		return nil, fmt.Errorf("mls: decrypt %s: %w: %v", label, ErrDecrypt, err)
@@ -495,7 +510,7 @@ func DecryptWithLabel(suite CipherSuite, priv []byte, label string, context []by
 	if err != nil {
 		return nil, err
 	}
-	return s.decryptWithLabel(priv, label, context, ct)
+	return s.decryptWithLabel(&hpkeKey{raw: priv}, label, context, ct)
 }
 
 // GenerateHPKEKey makes a key pair of the suite's KEM from crypto/rand.
@@ -504,7 +519,11 @@ func GenerateHPKEKey(suite CipherSuite) (priv, pub []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return s.generateHPKE((*Config)(nil).rand())
+	key, pub, err := s.generateHPKE((*Config)(nil).rand())
+	if err != nil {
+		return nil, nil, err
+	}
+	return key.raw, pub, nil
 }
 
 // HPKEPublicKey gives the public key of a private one; it fails if priv is not

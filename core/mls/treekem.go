@@ -8,10 +8,10 @@ import (
 
 // nodeKeys is what is known of the tree's private keys: the union of what the
 // local leaves know (RFC 9420 section 4.2: the private view).
-type nodeKeys map[nodeIndex][]byte
+type nodeKeys map[nodeIndex]*hpkeKey
 
 // stagedKeys is nodeKeys as a Commit would leave them.
-type stagedKeys = layer[nodeIndex, []byte]
+type stagedKeys = layer[nodeIndex, *hpkeKey]
 
 // prune drops keys of nodes that are blank, gone, or hold another key than
 // before. after is a clone of before that was changed.

@@ -740,14 +740,14 @@ func vectorTreeKEM(t *testing.T, raw json.RawMessage) {
 	keys := map[LeafIndex]nodeKeys{}
 	sigs := map[LeafIndex]*SignatureKey{}
 	for _, l := range v.Leaves {
-		k := nodeKeys{l.Index.node(): l.Encryption}
+		k := nodeKeys{l.Index.node(): {raw: l.Encryption}}
 		for _, p := range l.Secrets {
 			known := newLayer(k)
 			must(t, tr.keysOf(&pathSecrets{steps: []pathStep{{node: p.Node}}, secrets: [][]byte{p.Secret}}, known))
 			known.apply(k)
 		}
 		for x, priv := range k {
-			pub, err := s.kem.public(priv)
+			pub, err := s.kem.public(priv.raw)
 			must(t, err)
 			equal(t, "public key", pub, tr.publicKey(x))
 		}
