@@ -1,0 +1,232 @@
+// Command benchtable runs benchmarks and ends with one table for each package that has some. It is what `make bench`
+// calls. The results go by on standard error as they come.
+//
+// It knows these names. A benchmark whose name ends with a number, as Encrypt/1000, is a row of that size. The metrics
+// ns/WHAT and x/WHAT are how long something comparable took and how many times that long this did; x/target is how many
+// times are allowed, and B/target how many octets of what else is counted in octets. Results of BenchmarkPeer/NAME are those of another implementation and stand beside NAME's.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	peer := flag.String("peer", "peer", "what the other implementation is called")
+	bench := flag.String("bench", ".", "the benchmarks to run, as of go test")
+	benchtime := flag.String("benchtime", "500ms", "how long each runs, as of go test")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	packages := flag.Args()
+	start := time.Now()
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-run", "^$", "-bench", *bench, "-benchmem", "-benchtime", *benchtime, "-timeout", "30m"}, packages...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	out, err := cmd.StdoutPipe()
+	cmd.Stderr = os.Stderr
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "benchtable:", err)
+		os.Exit(1)
+	}
+	tables, err := read(io.TeeReader(out, os.Stderr))
+	err = errors.Join(err, cmd.Wait())
+	for _, t := range tables {
+		t.print(os.Stdout, *peer)
+	}
+	fmt.Printf("\n%d s in all\n", int(time.Since(start).Seconds()))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "benchtable:", err)
+		os.Exit(1)
+	}
+}
+
+// table is what one package's benchmarks gave.
+type table struct {
+	pkg  string
+	rows []*row
+}
+
+type row struct {
+	name, size string
+	metrics    map[string]float64
+	peer       map[string]float64 // nil: the other implementation has nothing like it
+}
+
+var line = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(.+)$`)
+
+// read takes the output of go test apart.
+func read(r io.Reader) (tables []*table, err error) {
+	var t *table
+	s := bufio.NewScanner(r)
+	for s.Scan() {
+		if pkg, ok := strings.CutPrefix(s.Text(), "pkg: "); ok {
+			t = &table{pkg: pkg}
+			tables = append(tables, t)
+			continue
+		}
+		m := line.FindStringSubmatch(s.Text())
+		if m == nil || t == nil {
+			continue
+		}
+		name, size, f := m[1], "", strings.Fields(m[2])
+		if i := strings.LastIndexByte(name, '/'); i >= 0 {
+			if _, err := strconv.Atoi(name[i+1:]); err == nil {
+				name, size = name[:i], name[i+1:]
+			}
+		}
+		metrics := map[string]float64{}
+		for i := 0; i+1 < len(f); i += 2 {
+			v, err := strconv.ParseFloat(f[i], 64)
+			if err != nil {
+				return nil, fmt.Errorf("not a result: %q", s.Text())
+			}
+			metrics[f[i+1]] = v
+		}
+		if own, ok := strings.CutPrefix(name, "Peer/"); ok {
+			if i := slices.IndexFunc(t.rows, func(r *row) bool { return r.name == own && r.size == size }); i >= 0 {
+				t.rows[i].peer = metrics
+				continue
+			}
+		}
+		t.rows = append(t.rows, &row{name: name, size: size, metrics: metrics})
+	}
+	return tables, s.Err()
+}
+
+// print writes the table and, below it, which targets were missed.
+func (t *table) print(w io.Writer, peer string) {
+	if len(t.rows) == 0 {
+		return
+	}
+	cells := [][]string{{"", "size", "time", "allocated", "against", "", "ratio", "target", "", peer, "allocated", "x ours", ""}}
+	targets := 0
+	var missed []string
+	for _, r := range t.rows {
+		c := make([]string, len(cells[0]))
+		c[0], c[1], c[2], c[3] = r.name, r.size, duration(r.metrics["ns/op"]), size(r.metrics, "B/op")
+		what, ratio := r.against()
+		if what != "" {
+			c[4], c[5], c[6] = what, duration(r.metrics["ns/"+what]), fmt.Sprintf("%.2f", ratio)
+		}
+		if limit, ok := r.metrics["x/target"]; ok {
+			targets++
+			c[7], c[8] = fmt.Sprintf("%.2f", limit), "met"
+			if ratio > limit {
+				c[8] = "MISSED"
+				missed = append(missed, strings.TrimSuffix(r.name+"/"+r.size, "/"))
+			}
+		}
+		if r.peer != nil {
+			c[9], c[10] = duration(r.peer["ns/op"]), size(r.peer, "B/op")
+			c[11] = fmt.Sprintf("%.1f", r.peer["ns/op"]/r.metrics["ns/op"])
+		}
+		var rest []string
+		for unit, v := range r.metrics {
+			switch {
+			case unit == "ns/op", unit == "B/op", unit == "allocs/op", unit == "MB/s", strings.HasSuffix(unit, "/target"), what != "" && (unit == "x/"+what || unit == "ns/"+what):
+			default:
+				one := fmt.Sprintf("%s %s", strconv.FormatFloat(v, 'f', -1, 64), unit)
+				if limit, ok := r.metrics["B/target"]; ok && strings.HasPrefix(unit, "B/") {
+					targets++
+					verdict := "met"
+					if v > limit {
+						verdict = "MISSED"
+						missed = append(missed, r.name+" "+unit)
+					}
+					one += fmt.Sprintf(" (target %.0f: %s)", limit, verdict)
+				}
+				rest = append(rest, one)
+			}
+		}
+		slices.Sort(rest)
+		c[12] = strings.Join(rest, ", ")
+		cells = append(cells, c)
+	}
+	width := make([]int, len(cells[0]))
+	for i := range width {
+		used := false
+		for j, c := range cells {
+			width[i] = max(width[i], len([]rune(c[i])))
+			used = used || j > 0 && c[i] != ""
+		}
+		if !used {
+			width[i] = 0
+		}
+	}
+	fmt.Fprintf(w, "\n%s\n", t.pkg)
+	for _, c := range cells {
+		var b strings.Builder
+		for i, s := range c {
+			if width[i] == 0 {
+				continue
+			}
+			pad := strings.Repeat(" ", width[i]-len([]rune(s)))
+			if left := i == 0 || i == 4 || i == 8 || i == 12; left {
+				b.WriteString(s + pad + "  ")
+			} else {
+				b.WriteString(pad + s + "  ")
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+	if targets > 0 {
+		fmt.Fprintf(w, "%d of %d targets met", targets-len(missed), targets)
+		if len(missed) > 0 {
+			fmt.Fprintf(w, "; missed: %s", strings.Join(missed, ", "))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// against gives what a result is compared with, "" if with nothing.
+func (r *row) against() (what string, ratio float64) {
+	for unit, v := range r.metrics {
+		if name, ok := strings.CutPrefix(unit, "x/"); ok && name != "target" {
+			if _, ok := r.metrics["ns/"+name]; ok {
+				return name, v
+			}
+		}
+	}
+	return "", 0
+}
+
+func duration(ns float64) string {
+	switch {
+	case ns < 1e3:
+		return fmt.Sprintf("%.0f ns", ns)
+	case ns < 1e6:
+		return fmt.Sprintf("%.1f µs", ns/1e3)
+	case ns < 1e9:
+		return fmt.Sprintf("%.2f ms", ns/1e6)
+	}
+	return fmt.Sprintf("%.2f s", ns/1e9)
+}
+
+func size(metrics map[string]float64, unit string) string {
+	switch n, ok := metrics[unit]; {
+	case !ok:
+		return ""
+	case n < 10e3:
+		return fmt.Sprintf("%.0f B", n)
+	case n < 10e6:
+		return fmt.Sprintf("%.0f kB", n/1e3)
+	default:
+		return fmt.Sprintf("%.0f MB", n/1e6)
+	}
+}
