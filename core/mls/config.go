@@ -66,6 +66,10 @@ type Config struct {
 	// when a group follows another (RFC 9420 sections 11.2 and 11.3). nil: their
 	// credentials are equal.
 	SameMember func(a, b *LeafNode) bool
+	// InGroup tells whether the client is in a group of that ID, which is then
+	// not to be joined once more (RFC 9420 section 12.4.3) but by a resync. nil:
+	// the caller sees to it.
+	InGroup func(groupID []byte) bool
 	// ApplyAppData works out a component's new data from the AppDataUpdate
 	// "update" operations of one Commit, in order. old is nil if the component
 	// has none. nil: the last update is the new data.

@@ -94,6 +94,7 @@ var (
 	ErrWelcomePSK           = rule("12.4.3.1", "PSKs of the Welcome not allowed")
 	ErrGroupInfoSigner      = rule("12.4.3.1", "GroupInfo signature does not verify")
 	ErrGroupInfoDiffers     = rule("12.4.3", "GroupInfo is not of this group and epoch")
+	ErrGroupKnown           = rule("12.4.3", "group ID is of a group the client is in")
 	ErrNoExternalPub        = rule("12.4.3.2", "GroupInfo without external_pub")
 	ErrReInitialised        = rule("12.4.2", "the group is closed by a ReInit")
 	ErrNotReInitialised     = rule("11.2", "the last commit of the old group has no ReInit")

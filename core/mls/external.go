@@ -32,6 +32,11 @@ func ExternalCommit(cfg *Config, info *GroupInfo, tree *RatchetTree, opts Extern
 }
 
 func externalCommit(cfg *Config, info *GroupInfo, rt *RatchetTree, opts ExternalCommitOptions) (*Group, *CommitOutput, error) {
+	if opts.Resync == nil {
+		if err := cfg.checkNotIn(&info.GroupContext); err != nil {
+			return nil, nil, err
+		}
+	}
 	pg, err := newPublicGroup(cfg, info, rt)
 	if err != nil {
 		return nil, nil, err

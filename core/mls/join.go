@@ -128,6 +128,9 @@ func joinGroup(cfg *Config, welcome *Welcome, rt *RatchetTree, kps []JoinKey, ps
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.checkNotIn(&o.info.GroupContext); err != nil {
+		return nil, err
+	}
 	pg, err := newPublicGroup(cfg, o.info, rt)
 	if err != nil {
 		return nil, err
@@ -142,6 +145,14 @@ func joinGroup(cfg *Config, welcome *Welcome, rt *RatchetTree, kps []JoinKey, ps
 		return nil, err
 	}
 	return g, nil
+}
+
+// checkNotIn: a joiner is not in a group of that ID (RFC 9420 section 12.4.3).
+func (c *Config) checkNotIn(gc *GroupContext) error {
+	if c.InGroup != nil && c.InGroup(gc.GroupID) {
+		return fmt.Errorf("mls: %w", ErrGroupKnown)
+	}
+	return nil
 }
 
 // AttachWelcome makes joiners of a Welcome local leaves of a group that already

@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/mimibridge/mimibridge/core/mls/tlspl"
@@ -86,14 +87,14 @@ func (t *RatchetTree) UnmarshalTLS(r *tlspl.Reader) {
 				n.Parent = new(ParentNode)
 				n.Parent.UnmarshalTLS(r)
 			default:
-				r.Failf("node type %d at %d", k, len(t.Nodes))
+				r.Fail(fmt.Errorf("mls: %w: node type %d at %d", ErrTree, k, len(t.Nodes)))
 			}
 		})
 		t.Nodes = append(t.Nodes, n)
 	})
 	t.Nodes = slices.Clip(t.Nodes)
 	if n := len(t.Nodes); r.Err() == nil && (n == 0 || n%2 == 0 || t.Nodes[n-1] == TreeNode{}) {
-		r.Failf("the tree does not end with a leaf")
+		r.Fail(fmt.Errorf("mls: %w: it does not end with a leaf", ErrTree))
 	}
 }
 

@@ -47,7 +47,7 @@ func byValue(ps ...Proposal) []ProposalOrRef {
 func rulesHall(t *testing.T, ext Extensions) (*hall, map[string]*person) {
 	t.Helper()
 	people := map[string]*person{}
-	for _, n := range []string{"alice", "bob", "carol", "dave", "eve"} {
+	for _, n := range []string{"alice", "bob", "carol", "dave", "eve", "frank"} {
 		people[n] = newPerson(t, suite1, n)
 	}
 	h := newHall(t, suite1, people["alice"], ext)
