@@ -3,9 +3,12 @@ package mls
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/mimibridge/mimibridge/core/mls/tlspl"
@@ -108,28 +111,258 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-func FuzzSmall(f *testing.F) {
-	f.Add([]byte{0}, byte(0))
-	f.Add(MarshalSafeAAD([]SafeAADItem{{1, []byte("x")}}), byte(1))
-	type codec interface {
-		tlspl.Marshaler
-		tlspl.Unmarshaler
-	}
-	kinds := []func() codec{
-		func() codec { return new(AppDataDictionary) },
-		func() codec { return new(Proposal) },
-		func() codec { return new(RatchetTreeOption) },
-		func() codec { return new(PartialGroupInfo) },
-		func() codec { return new(GroupSecrets) },
-		func() codec { return new(Commit) },
-		func() codec { return new(ComponentsList) },
-	}
-	f.Fuzz(func(t *testing.T, b []byte, k byte) {
-		_, _ = ParseSafeAAD(b)
-		v := kinds[int(k)%len(kinds)]()
-		if tlspl.Unmarshal(b, v) == nil && !bytes.Equal(tlspl.Marshal(v), b) {
-			t.Fatalf("%T does not re-encode to its bytes", v)
+type codec interface {
+	tlspl.Marshaler
+	tlspl.Unmarshaler
+}
+
+func codecOf[T any, P interface {
+	*T
+	codec
+}]() (string, func() codec) {
+	return strings.TrimPrefix(fmt.Sprintf("%T", new(T)), "*mls."), func() codec { return P(new(T)) }
+}
+
+// decoders are all there are, by the name of their type; TestDecodersAreFuzzed holds that.
+var decoders = map[string]func() codec{}
+
+func decoder(name string, f func() codec) { decoders[name] = f }
+
+func init() {
+	decoder(codecOf[AppAck]())
+	decoder(codecOf[MessageRange]())
+	decoder(codecOf[AppDataDictionary]())
+	decoder(codecOf[ComponentsList]())
+	decoder(codecOf[pendingCommit]())
+	decoder(codecOf[MediaType]())
+	decoder(codecOf[MediaParameter]())
+	decoder(codecOf[MediaTypeList]())
+	decoder(codecOf[ApplicationFraming]())
+	decoder(codecOf[Credential]())
+	decoder(codecOf[Extension]())
+	decoder(codecOf[Extensions]())
+	decoder(codecOf[ExternalSender]())
+	decoder(codecOf[RequiredCapabilities]())
+	decoder(codecOf[Sender]())
+	decoder(codecOf[FramedContent]())
+	decoder(codecOf[AuthenticatedContent]())
+	decoder(codecOf[PublicMessage]())
+	decoder(codecOf[PrivateMessage]())
+	decoder(codecOf[MLSMessage]())
+	decoder(codecOf[GroupContext]())
+	decoder(codecOf[GroupInfo]())
+	decoder(codecOf[GroupSecrets]())
+	decoder(codecOf[EncryptedGroupSecrets]())
+	decoder(codecOf[Welcome]())
+	decoder(codecOf[KeyPackage]())
+	decoder(codecOf[Capabilities]())
+	decoder(codecOf[LeafNode]())
+	decoder(codecOf[Proposal]())
+	decoder(codecOf[Add]())
+	decoder(codecOf[Update]())
+	decoder(codecOf[Remove]())
+	decoder(codecOf[PreSharedKey]())
+	decoder(codecOf[ReInit]())
+	decoder(codecOf[ExternalInit]())
+	decoder(codecOf[GroupContextExtensions]())
+	decoder(codecOf[AppDataUpdate]())
+	decoder(codecOf[AppEphemeral]())
+	decoder(codecOf[SelfRemove]())
+	decoder(codecOf[ProposalOrRef]())
+	decoder(codecOf[Commit]())
+	decoder(codecOf[HPKECiphertext]())
+	decoder(codecOf[UpdatePathNode]())
+	decoder(codecOf[UpdatePath]())
+	decoder(codecOf[PreSharedKeyID]())
+	decoder(codecOf[ParentNode]())
+	decoder(codecOf[RatchetTree]())
+	decoder(codecOf[RatchetTreeOption]())
+	decoder(codecOf[PartialGroupInfo]())
+	decoder(codecOf[ExternalReceiver]())
+	decoder(codecOf[KeyForExternalReceiver]())
+	decoder(codecOf[SemiPrivateMessage]())
+	decoder(codecOf[perMessageKey]())
+	decoder(codecOf[WireFormats]())
+	decoder(codecOf[ratchet]())
+}
+
+// TestDecodersAreFuzzed: every type of this package that reads bytes is among the decoders.
+func TestDecodersAreFuzzed(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	must(t, err)
+	method := regexp.MustCompile(`(?m)^func \(\w* ?\*?(\w+)\) UnmarshalTLS\(`)
+	n := 0
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
 		}
+		b, err := os.ReadFile(f)
+		must(t, err)
+		for _, m := range method.FindAllSubmatch(b, -1) {
+			n++
+			if decoders[string(m[1])] == nil {
+				t.Errorf("%s: %s is not fuzzed", f, m[1])
+			}
+		}
+	}
+	if n != len(decoders) {
+		t.Errorf("%d types read bytes, %d decoders are listed", n, len(decoders))
+	}
+}
+
+// FuzzDecoders has every decoder read the same bytes: what is read is written as it was, without a panic, in memory that
+// the input bounds.
+func FuzzDecoders(f *testing.F) {
+	for _, b := range seedMessages(f) {
+		f.Add(b)
+		f.Add(b[4:])
+	}
+	ack := AppAck{[]MessageRange{{1, 2, 3}}}
+	types := MediaTypeList{{"text/plain", []MediaParameter{{"charset", "UTF-8"}}}}
+	formats := WireFormats{0xf00d}
+	for _, v := range []tlspl.Marshaler{&ack, &types, &formats, &ApplicationFraming{types[0], []byte("x")}, DistributionServiceTree(),
+		&ExternalReceiver{make([]byte, 32), BasicCredential([]byte("r"))}, &PartialGroupInfo{Signature: []byte{1}},
+		&ratchet{next: 3, secret: make([]byte, 32), skipped: []skippedKey{{1, make([]byte, 16), make([]byte, 12)}}}} {
+		f.Add(tlspl.Marshal(v))
+	}
+	f.Add(MarshalSafeAAD([]SafeAADItem{{1, []byte("x")}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for name, make := range decoders {
+			v := make()
+			if tlspl.Unmarshal(b, v) == nil && !bytes.Equal(tlspl.Marshal(v), b) {
+				t.Fatalf("%s does not re-encode to its bytes", name)
+			}
+		}
+		// What travels inside extensions, and what is read by functions.
+		e := Extensions{{semiPrivate.Extension, b}, {ExtensionRequiredCapabilities, b}, {ExtensionExternalSenders, b}, {ExtensionRatchetTree, b},
+			{ExtensionExternalPub, b}, {ExtensionAppDataDictionary, b}, {ExtensionRequiredWireFormats, b}}
+		_, _ = e.ExternalReceivers()
+		_, _ = e.RequiredCapabilities()
+		_, _ = e.ExternalSenders()
+		_, _ = e.RatchetTree()
+		_, _ = e.ExternalPub()
+		_, _ = e.AppData()
+		_, _ = e.RequiredWireFormats()
+		_, _ = ParseSafeAAD(b)
+		_, _ = new(GroupContext).ReadApplication(b)
+		_ = new(KeyPackageSecrets).UnmarshalBinary(b)
+		_ = new(SignatureKey).UnmarshalBinary(b)
+		c := X509Credential([][]byte{b})
+		_ = c.checkKey(nil)
+		var a AppAck
+		if tlspl.Unmarshal(b, &a) == nil {
+			for _, r := range a.Ranges {
+				a.Add(r.Sender, r.Last)
+			}
+		}
+	})
+}
+
+// FuzzInsider signs any Commit or proposal as a member would, and any external Commit as a stranger would: what comes
+// behind the signatures meets anything, too.
+func FuzzInsider(f *testing.F) {
+	alice, bob, eve := newPerson(f, suite1, "alice"), newPerson(f, suite1, "bob"), newPerson(f, suite1, "eve")
+	h := newHall(f, suite1, alice, nil)
+	kb := bob.keyPackage(f, h.cfg)
+	h.commit(0, 0, CommitOptions{Proposals: []Proposal{addOf(kb)}, ForcePath: true}, kb)
+	for range 2 {
+		k := newPerson(f, suite1, fmt.Sprint("p", len(h.states))).keyPackage(f, h.cfg)
+		h.commit(1, 1, CommitOptions{Proposals: []Proposal{addOf(k)}, ForcePath: true}, k)
+	}
+	ke := eve.keyPackage(f, h.cfg)
+	out, err := h.states[0].Commit(0, CommitOptions{Proposals: []Proposal{addOf(ke), {&Remove{2}}, {&AppDataUpdate{ComponentID: 1, Op: AppDataOpUpdate}}}})
+	must(f, err)
+	f.Add(tlspl.Marshal(out.Message.PublicMessage.Content.Commit), byte(0))
+	info, err := h.states[0].GroupInfo(0)
+	must(f, err)
+	_, outside, err := ExternalCommit(h.cfg, info, h.hub.Tree(), ExternalCommitOptions{Leaf: eve.leaf()})
+	must(f, err)
+	f.Add(tlspl.Marshal(outside.Message.PublicMessage.Content.Commit), byte(1))
+	for _, p := range []Proposal{addOf(ke), {&Remove{2}}, {&ReInit{Version: MLS10}}, {&GroupContextExtensions{Extensions{{ExtensionRequiredCapabilities, []byte{0, 0, 0}}}}},
+		{&PreSharedKey{PreSharedKeyID{Type: PSKExternal, Nonce: make([]byte, 32)}}}, {&SelfRemove{}}} {
+		f.Add(tlspl.Marshal(&p), byte(2))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, kind byte) {
+		c := FramedContent{GroupID: h.hub.GroupID(), Epoch: h.hub.Epoch(), Sender: Sender{Type: SenderMember}, ContentType: ContentCommit}
+		key := alice.sig
+		if kind%3 == 2 {
+			c.ContentType, c.Proposal = ContentProposal, new(Proposal)
+			if tlspl.Unmarshal(b, c.Proposal) != nil {
+				return
+			}
+		} else {
+			c.Commit = new(Commit)
+			if tlspl.Unmarshal(b, c.Commit) != nil {
+				return
+			}
+			if p := c.Commit.Path; kind%3 == 1 && p != nil {
+				c.Sender.Type, key = SenderNewMemberCommit, eve.sig
+				p.LeafNode.SignatureKey = eve.sig.Public()
+				must(t, p.LeafNode.sign(eve.sig, h.hub.GroupID(), 4))
+			} else if p != nil {
+				p.LeafNode.SignatureKey = alice.sig.Public()
+				must(t, p.LeafNode.sign(alice.sig, h.hub.GroupID(), 0))
+			}
+		}
+		ac, err := signFramed(key, WireFormatPublicMessage, c, h.hub.gcBytes)
+		must(t, err)
+		if c.Commit != nil {
+			ac.Auth.ConfirmationTag = make([]byte, 32)
+		}
+		m, err := h.hub.s.publicMessage(ac, h.states[1].secrets.membership, h.hub.gcBytes)
+		must(t, err)
+		msg := NewMessage(m)
+		hub := h.hub.Clone()
+		if s, err := hub.InspectCommit(msg); err == nil {
+			must(t, hub.MergeCommit(s))
+			if _, err := hub.MarshalBinary(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p, err := hub.ReceiveProposal(msg); err == nil {
+			hub.DropProposal(p.Ref)
+		}
+		_, _ = h.states[1].StageCommit(msg)
+		if p, err := h.states[1].ReceiveProposal(msg); err == nil {
+			// Whatever was taken, a Commit can be made.
+			_, err := h.states[1].Commit(1, CommitOptions{})
+			must(t, err)
+			h.states[1].ClearPending()
+			h.states[1].DropProposal(p.Ref)
+		}
+	})
+}
+
+// FuzzJoin gives a joiner any GroupInfo and tree, signed and hashed as they should be, by Welcome and from outside.
+func FuzzJoin(f *testing.F) {
+	h := bigHall(f, 5)
+	for _, l := range h.states[1].LocalLeaves() {
+		h.commit(1, l, CommitOptions{})
+	}
+	eve := newPerson(f, suite1, "eve")
+	k := eve.keyPackage(f, h.cfg)
+	out, err := h.states[0].Commit(0, CommitOptions{Proposals: []Proposal{addOf(k)}, ForcePath: true})
+	must(f, err)
+	f.Add(tlspl.Marshal(out.GroupInfo), tlspl.Marshal(out.Tree), []byte(nil))
+	s := &suites[suite1]
+	f.Fuzz(func(t *testing.T, i, tree, path []byte) {
+		info, rt := new(GroupInfo), new(RatchetTree)
+		if tlspl.Unmarshal(i, info) != nil || tlspl.Unmarshal(tree, rt) != nil {
+			return
+		}
+		if info.GroupContext.CipherSuite != suite1 {
+			return
+		}
+		if tr, err := treeFrom(s, rt); err == nil {
+			info.GroupContext.TreeHash = tr.rootHash()
+		}
+		must(t, info.sign(h.states[0].locals[0].sig))
+		gs := GroupSecrets{JoinerSecret: make([]byte, 32)}
+		if len(path) > 0 {
+			gs.PathSecret = path
+		}
+		_, _ = JoinGroup(h.cfg, sealWelcome(t, s, k, k, &gs, info), rt, []JoinKey{k}, nil)
+		_, _, _ = ExternalCommit(h.cfg, info, rt, ExternalCommitOptions{Leaf: eve.leaf()})
 	})
 }
 
@@ -150,6 +383,45 @@ func FuzzLoad(f *testing.F) {
 		if _, err := g.MarshalEpoch(); err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// FuzzLoadParts is FuzzLoad for the state of a hub, for what is pending, and for the rows of ratchets.
+func FuzzLoadParts(f *testing.F) {
+	h := bigHall(f, 4)
+	g := h.states[1]
+	_, _, err := g.Propose(1, Proposal{&Update{}}, nil)
+	must(f, err)
+	_, err = g.Commit(2, CommitOptions{})
+	must(f, err)
+	pending, err := g.MarshalPending()
+	must(f, err)
+	f.Add(pending)
+	hub, err := h.hub.MarshalBinary()
+	must(f, err)
+	f.Add(hub)
+	m, err := h.states[0].Encrypt(0, []byte("x"), nil)
+	must(f, err)
+	state, err := g.MarshalEpoch()
+	must(f, err)
+	for _, row := range g.TakeRatchets() {
+		f.Add(row.Data)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := LoadPublicGroup(h.cfg, b); err == nil {
+			if _, err := p.MarshalBinary(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g, err := LoadGroup(h.cfg, state, func(yield func(RatchetRow) bool) {
+			_ = yield(RatchetRow{1, 0, RatchetApplication, b}) && yield(RatchetRow{1, 3, RatchetNode, b}) && yield(RatchetRow{1, 0, RatchetExport, b})
+		})
+		must(t, err)
+		_ = g.LoadPending(b)
+		_, _ = g.Decrypt(m)
+		_, _ = g.SafeExportSecret(1)
+		_, _ = g.MergePending(nil)
+		g.TakeRatchets()
 	})
 }
 
@@ -200,37 +472,5 @@ func FuzzSemiPrivate(f *testing.F) {
 		_, _ = m.SemiPrivateMessage.Open(suite1, key)
 		_, _ = h.hub.InspectSemiPrivate(m, key)
 		_, _ = h.states[0].StageCommit(m)
-	})
-}
-
-// FuzzParts reads what travels inside extensions and components.
-func FuzzParts(f *testing.F) {
-	ack := AppAck{[]MessageRange{{1, 2, 3}}}
-	types := MediaTypeList{{"text/plain", []MediaParameter{{"charset", "UTF-8"}}}}
-	formats := WireFormats{0xf00d}
-	for _, b := range [][]byte{tlspl.Marshal(&ack), tlspl.Marshal(&types), tlspl.Marshal(&formats), tlspl.Marshal(&ApplicationFraming{types[0], []byte("x")}),
-		tlspl.Marshal(DistributionServiceTree()), MarshalSafeAAD([]SafeAADItem{{1, []byte("x")}}),
-		tlspl.Marshal(&ExternalReceiver{make([]byte, 32), BasicCredential([]byte("r"))}), tlspl.Marshal(&PartialGroupInfo{Signature: []byte{1}})} {
-		f.Add(b)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		type part interface {
-			tlspl.Marshaler
-			tlspl.Unmarshaler
-		}
-		for _, v := range []part{new(AppAck), new(MediaTypeList), new(WireFormats), new(ComponentsList), new(ApplicationFraming), new(RatchetTreeOption),
-			new(PartialGroupInfo), new(ExternalReceiver), new(ExternalSender), new(AppDataDictionary), new(RequiredCapabilities), new(PreSharedKeyID), new(Proposal)} {
-			if tlspl.Unmarshal(b, v) == nil && !bytes.Equal(tlspl.Marshal(v), b) {
-				t.Fatalf("%T does not re-encode to its bytes", v)
-			}
-		}
-		e := Extensions{{semiPrivate.Extension, b}}
-		_, _ = e.ExternalReceivers()
-		var a AppAck
-		if tlspl.Unmarshal(b, &a) == nil {
-			for _, r := range a.Ranges {
-				a.Add(r.Sender, r.Last)
-			}
-		}
 	})
 }

@@ -704,7 +704,7 @@ func TestWelcomeRules(t *testing.T) {
 
 // sealWelcome makes a Welcome of whatever it is given, for the KeyPackage to whose init key it is encrypted; ours is the one
 // that will be looked for, unless it is quite another.
-func sealWelcome(t *testing.T, s *suite, ours, to JoinKey, gs *GroupSecrets, info *GroupInfo) *Welcome {
+func sealWelcome(t testing.TB, s *suite, ours, to JoinKey, gs *GroupSecrets, info *GroupInfo) *Welcome {
 	t.Helper()
 	key, nonce := s.welcomeKey(s.welcomeSecret(gs.JoinerSecret, s.zero()))
 	sealed, err := s.seal(key, nonce, nil, tlspl.Marshal(info))
