@@ -16,7 +16,10 @@ import (
 // must come to the same context and exporter as all others and the hub.
 func TestDisorder(t *testing.T) {
 	for seed := range uint64(2) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { runDisorder(t, seed, 1000) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			runDisorder(t, seed, 1000)
+		})
 	}
 }
 
@@ -45,6 +48,7 @@ type disorder struct {
 	names   int
 	trace   []string
 	did     map[string]int
+	most    int // clients at once
 }
 
 func runDisorder(t *testing.T, seed uint64, steps int) {
@@ -72,6 +76,7 @@ func runDisorder(t *testing.T, seed uint64, steps int) {
 	}()
 	for i := range steps {
 		d.step()
+		d.most = max(d.most, len(d.hub.Members()))
 		if i%50 == 49 {
 			d.settle()
 		}
@@ -80,6 +85,9 @@ func runDisorder(t *testing.T, seed uint64, steps int) {
 		if d.did[what] == 0 {
 			t.Errorf("%q never came about", what)
 		}
+	}
+	if d.most < 45 {
+		t.Errorf("never more than %d clients", d.most)
 	}
 	t.Logf("%d epochs, %d members, %v", d.hub.Epoch(), len(d.hub.Members()), d.did)
 }

@@ -22,7 +22,7 @@ var clock = time.Now
 const interopLifetime = 28 * 24 * time.Hour
 
 func TestInteropMLSGo(t *testing.T) {
-	for _, suite := range []CipherSuite{1, 2, 3, 5} {
+	for _, suite := range []CipherSuite{1, 2, 3, 5} { // all that it implements
 		t.Run(suite.String(), func(t *testing.T) {
 			if suite != P521AES256GCMSHA512P521 { // seconds a run; the other direction has all the steps too
 				t.Run("ours creates", func(t *testing.T) { playInterop(t, suite, ours{}, mlsGo{}) })

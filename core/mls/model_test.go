@@ -13,7 +13,10 @@ import (
 func TestModel(t *testing.T) {
 	const steps = 300
 	for seed := range uint64(6) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { runModel(t, seed, steps) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			runModel(t, seed, steps)
+		})
 	}
 }
 
