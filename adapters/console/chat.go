@@ -30,6 +30,7 @@ const Help = `A line is a message. Lines that begin with a slash:
   /reply N TEXT          /edit N TEXT              /delete N            /react N EMOJI   N as in [N]
   /ask USER  /grant USER /refuse USER  /contacts   consent              /block USER  /unblock USER
   /who                   who is in the room        /rooms   your rooms  /direct USER     talk with one person
+  /report N NOTE         report a message to the room's provider        /safety USER   a number to compare
   /room ROOM             go on in another room     /help    /quit
 A USER is name, name@domain or mimi://domain/u/name; a ROOM is name or mimi://domain/r/name.`
 
@@ -333,6 +334,9 @@ func answerError(resp *http.Response) error {
 // text is an answer for a person.
 func (r *Reply) text() string {
 	var b strings.Builder
+	if r.Text != "" {
+		b.WriteString(r.Text + "\n")
+	}
 	room := func(r *RoomReply) {
 		fmt.Fprintf(&b, "%s %s\n", r.URI, r.Name)
 		for _, u := range slices.Sorted(maps.Keys(r.Participants)) {
@@ -388,7 +392,7 @@ func (c *chat) parse(line string) (req *Request, quit bool, err error) {
 		c.Room = rest
 		c.mu.Unlock()
 		return nil, false, nil
-	case "reply", "edit", "delete", "react":
+	case "reply", "edit", "delete", "react", "report":
 		n, err := strconv.Atoi(strings.Trim(first, "[]"))
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -400,7 +404,7 @@ func (c *chat) parse(line string) (req *Request, quit bool, err error) {
 		req.User, req.Role = first, tail
 	case "kick", "ban":
 		req.User, req.Reason = first, tail
-	case "unban", "ask", "grant", "refuse", "block", "unblock", "direct":
+	case "unban", "ask", "grant", "refuse", "block", "unblock", "direct", "safety":
 		req.User = rest
 	default:
 		req.Text = rest

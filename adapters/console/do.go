@@ -97,6 +97,21 @@ func (a *Adapter) do(ctx context.Context, req *Request) (*Reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	switch req.Do {
+	case "report":
+		id, err := content.ParseMessageID(req.To)
+		if err != nil {
+			return nil, fault.New(fault.Malformed, "which message? Its id has 64 hexadecimal digits")
+		}
+		return &Reply{}, h.Report(ctx, user, room, id, req.Reason, req.Text)
+	case "safety":
+		other, err := parseUser(req.User, h.Domain())
+		if err != nil {
+			return nil, fault.Newf(fault.Malformed, "%q is no user", clip(req.User))
+		}
+		number, err := h.SafetyNumber(ctx, user, other, room)
+		return &Reply{Text: number}, err
+	}
 	if req.Do == "who" {
 		r, err := a.room(ctx, h, room)
 		if err != nil {

@@ -428,17 +428,106 @@ func cmdUserDelete(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !*yes {
-		if !e.terminal {
-			return errorWithHint(errors.New("this cannot be undone"), "-yes says that it is meant")
-		}
-		fmt.Fprintf(e.out, "Remove %s and all that is stored of them? This cannot be undone. Write yes: ", rest[0])
-		var word string
-		if _, _ = fmt.Fscanln(e.in, &word); word != "yes" {
-			return errors.New("nothing was done")
-		}
+	if err := a.confirm(*yes, "Remove "+rest[0]+" and all that is stored of them?"); err != nil {
+		return err
 	}
 	return hinted(a.Post(ctx, "/v1/user/delete", admin.Query{User: rest[0]}, nil))
+}
+
+// confirm asks before something that cannot be undone.
+func (a *asker) confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !a.e.terminal {
+		return errorWithHint(errors.New("this cannot be undone"), "-yes says that it is meant")
+	}
+	fmt.Fprintf(a.e.out, "%s This cannot be undone. Write yes: ", question)
+	var word string
+	if _, _ = fmt.Fscanln(a.e.in, &word); word != "yes" {
+		return errors.New("nothing was done")
+	}
+	return nil
+}
+
+func cmdRoomDestroy(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "room destroy", "Closes a room that is kept here, for all who are in it, and for good.")
+	yes := a.fs.Bool("yes", false, "do not ask")
+	rest, err := a.parse(args, 1, 1)
+	if err != nil {
+		return err
+	}
+	if err := a.confirm(*yes, "Close "+rest[0]+" for everybody?"); err != nil {
+		return err
+	}
+	return hinted(a.Post(ctx, "/v1/room/destroy", admin.Query{Room: rest[0]}, nil))
+}
+
+func cmdReportList(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "report list", "Lists reports of abuse in rooms kept here, the newest first. -json has the messages, too.")
+	if _, err := a.parse(args, 0, 0); err != nil {
+		return err
+	}
+	return get(ctx, a, "/v1/reports", nil, func(list []admin.Report) {
+		var rows [][]string
+		for _, r := range list {
+			rows = append(rows, []string{r.ID[:min(12, len(r.ID))], r.Time.Format(time.DateTime), r.Abuser, fmt.Sprint(len(r.Messages)), r.Peer, r.Room})
+		}
+		table(e.out, "ID TIME ABOUT MESSAGES FROM ROOM", rows)
+	})
+}
+
+// report finds a report by its id or the beginning of it.
+func (a *asker) report(ctx context.Context, id string) (admin.Report, error) {
+	var list []admin.Report
+	if err := a.Get(ctx, "/v1/reports", nil, &list); err != nil {
+		return admin.Report{}, hinted(err)
+	}
+	var found []admin.Report
+	for _, r := range list {
+		if strings.HasPrefix(r.ID, id) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return admin.Report{}, fmt.Errorf("%w: there is no report %s", errNotFound, id)
+	case 1:
+		return found[0], nil
+	}
+	return admin.Report{}, fmt.Errorf("%d reports begin with %s", len(found), id)
+}
+
+func cmdReportShow(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "report show", "Prints a report: an id of `report list`. That the messages were sent by whom they name is proven; what the reporter says is not.")
+	rest, err := a.parse(args, 1, 1)
+	if err != nil {
+		return err
+	}
+	r, err := a.report(ctx, rest[0])
+	if err != nil {
+		return err
+	}
+	a.print(r, func() {
+		fmt.Fprintf(e.out, "report  %s\ntime    %s\nroom    %s\nabout   %s\nfrom    %s, %s\nnote    %s\n", r.ID, r.Time.Format(time.DateTime), r.Room, r.Abuser, r.Peer, r.Reporter, r.Note)
+		for _, m := range r.Messages {
+			fmt.Fprintf(e.out, "\n%s  %s\n%s\n", m.Time.Format(time.DateTime), m.ID, m.Text)
+		}
+	})
+	return nil
+}
+
+func cmdReportDrop(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "report drop", "Forgets a report that has been dealt with: an id of `report list`.")
+	rest, err := a.parse(args, 1, 1)
+	if err != nil {
+		return err
+	}
+	r, err := a.report(ctx, rest[0])
+	if err != nil {
+		return err
+	}
+	return hinted(a.Post(ctx, "/v1/report/drop", admin.Query{Target: r.ID}, nil))
 }
 
 func cmdQueueList(ctx context.Context, e *env, args []string) error {

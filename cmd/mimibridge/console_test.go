@@ -161,6 +161,8 @@ func TestRoomLifeByConsole(t *testing.T) {
 	bob.await("a refusal: no right to", func(l console.Line) bool { return l.Event == "refused" && l.User == "mimi://a.example/u/alice" })
 	alice.do(console.Request{Do: "role", User: bobURI, Role: "Speaker"})
 	bob.event("role", bobURI)
+	bob.do(console.Request{Do: "say", Text: "villain"})
+	insult := alice.text("villain")
 	if out := a.ok("room", "show", room); !strings.Contains(out, "masks") {
 		t.Errorf("room show: %s", out)
 	}
@@ -183,7 +185,29 @@ func TestRoomLifeByConsole(t *testing.T) {
 	alice.await("the third invitation", func(l console.Line) bool { return l.Event == "joined" && l.Own == "third" })
 	bob.seen = bob.seen[n:]
 	bob.event("joined", bobURI)
-	alice.do(console.Request{Do: "destroy"})
+	alice.do(console.Request{Do: "report", To: insult.ID, Text: "he did"})
+	var reports []admin.Report
+	for i := 0; len(reports) == 0 && i < 600; i++ {
+		if err := json.Unmarshal([]byte(a.ok("report", "list", "-json")), &reports); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if len(reports) != 1 || reports[0].Abuser != bobURI || len(reports[0].Messages) != 1 || reports[0].Messages[0].Text != "villain" {
+		t.Fatalf("reports: %+v", reports)
+	}
+	if out := a.ok("report", "show", reports[0].ID[:8]); !strings.Contains(out, "villain") || !strings.Contains(out, "he did") {
+		t.Errorf("report show: %s", out)
+	}
+	a.ok("report", "drop", reports[0].ID)
+	if _, _, status := a.run("", "report", "show", reports[0].ID); status != 4 {
+		t.Errorf("a report that was dropped: status %d", status)
+	}
+
+	if _, _, status := a.run("", "room", "destroy", room); status != 1 {
+		t.Errorf("room destroy without -yes: status %d", status)
+	}
+	a.ok("room", "destroy", "-yes", room)
 	bob.await("the end", func(l console.Line) bool { return l.Event == "closed" || l.Event == "left" && l.User == bobURI })
 	alice.await("the end", func(l console.Line) bool {
 		return l.Event == "closed" || l.Event == "left" && l.User == "mimi://a.example/u/alice"

@@ -55,6 +55,7 @@ func commands() []command {
 			{"list", "list them", cmdRoomList, nil},
 			{"show", "print one", cmdRoomShow, nil},
 			{"members", "list who is in one", cmdRoomMembers, nil},
+			{"destroy", "close one that is kept here, for good", cmdRoomDestroy, nil},
 		}},
 		{"peer", "other providers", nil, []command{
 			{"list", "list those that rooms are shared with", cmdPeerList, nil},
@@ -73,6 +74,11 @@ func commands() []command {
 			{"list", "list it", cmdQueueList, nil},
 			{"retry", "deliver now what waits for a peer, or for all", cmdPeerRetry, nil},
 			{"drop", "give up what waits for a peer or an adapter in a room", cmdQueueDrop, nil},
+		}},
+		{"report", "reports of abuse in rooms kept here", nil, []command{
+			{"list", "list them", cmdReportList, nil},
+			{"show", "print one, with the messages", cmdReportShow, nil},
+			{"drop", "forget one that has been dealt with", cmdReportDrop, nil},
 		}},
 		{"directory", "print the directory document, for a web server to serve", cmdDirectory, nil},
 		{"registration", "print the Matrix application service registration", cmdRegistration, nil},

@@ -146,6 +146,7 @@ func (s *Server) socketHandler() http.Handler {
 	})
 	get("/v1/users", func(r *http.Request) (any, error) { return p.Users(r.Context()) })
 	s.users(get, post, mux)
+	s.reports(get, post)
 	mux.HandleFunc("GET /v1/directory", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(p.Directory())
