@@ -60,6 +60,9 @@ func ForDemo() []Need {
 // ForTests are what the tests use. Synapse is not among them: it goes into a Python environment of its own.
 func ForTests() []Need {
 	return append(ForDemo(),
+		Need{Name: "ejabberd, an XMPP server", Package: "ejabberd", Units: []string{"ejabberd.service", "epmd.service", "epmd.socket"}, MB: 60, Have: func(context.Context) bool { return testnet.CheckEjabberd() == nil }},
+		Need{Name: "profanity, an XMPP client for the terminal", Package: "profanity", MB: 20, Have: program("profanity")},
+		Need{Name: "tmux, in which it runs", Package: "tmux", MB: 2, Have: program("tmux")},
 		Need{Name: "PostgreSQL, a database", Package: "postgresql", Units: []string{"postgresql.service"}, MB: 60, Have: func(context.Context) bool { return testnet.CheckPostgres() == nil }},
 		Need{Name: "Python environments", Package: "python3-venv", MB: 10, Have: module("ensurepip")},
 		Need{Name: "Node.js, for another MLS implementation", Package: "nodejs", MB: 150, Have: program("node")},

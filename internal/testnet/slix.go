@@ -35,7 +35,7 @@ type SlixClient struct {
 
 // SlixEvent is a stanza that came, or the end of the connection.
 type SlixEvent struct {
-	Kind      string            `json:"event"` // message, presence, disconnected, fatal
+	Kind      string            `json:"event"` // message, presence, understood, disconnected, fatal
 	From      string            `json:"from"`
 	To        string            `json:"to"`
 	Type      string            `json:"type"`
@@ -51,6 +51,12 @@ type SlixEvent struct {
 	Invite    *SlixInvite       `json:"invite"`
 	Condition string            `json:"condition"` // of an error
 	Err       string            `json:"error"`     // its text
+
+	// What the client itself understood of a message that came: correction, retraction, moderation, reactions, reply, displayed,
+	// receipt; the message it is about, and what it says. Kind is "understood".
+	What  string `json:"what"`
+	Ref   string `json:"ref"`
+	Value string `json:"value"`
 }
 
 // SlixInvite is a mediated invitation (XEP-0045 section 7.8.2).

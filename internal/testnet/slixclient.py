@@ -109,8 +109,27 @@ class Client(slixmpp.ClientXMPP):
         self.add_event_handler("disconnected", self.lost)
         self.register_plugin("xep_0030")
         self.register_plugin("xep_0199")
+        for plugin in ("xep_0184", "xep_0308", "xep_0313", "xep_0333", "xep_0424", "xep_0425", "xep_0444", "xep_0461", "xep_0191", "xep_0055", "xep_0084", "xep_0172", "xep_0363"):
+            self.register_plugin(plugin)
+        # What slixmpp itself makes of stanzas, beside the stanzas as they are.
+        self.understands("message_correction", lambda m: ("correction", m["replace"]["id"], m["body"]))
+        self.understands("message_retract", lambda m: ("retraction", m["apply_to"]["id"], ""))
+        self.understands("moderated_message", lambda m: ("moderation", m["apply_to"]["id"], str(m["apply_to"]["moderated"]["by"])))
+        self.understands("reactions", lambda m: ("reactions", m["reactions"]["id"], " ".join(sorted(m["reactions"]["values"]))))
+        self.understands("message_reply", lambda m: ("reply", m["reply"]["id"], m["reply"].get_stripped_body() if m.xml.find("{urn:xmpp:fallback:0}fallback") is not None else m["body"]))
+        self.understands("marker_displayed", lambda m: ("displayed", m["displayed"]["id"], ""))
+        self.understands("receipt_received", lambda m: ("receipt", m["receipt"], ""))
         for name in ("message", "presence"):
             self.register_handler(Callback("every " + name, MatchXPath("{%s}%s" % (CLIENT, name)), self.incoming))
+
+    def understands(self, event, read):
+        def handler(m):
+            try:
+                what, ref, value = read(m)
+            except Exception as exc:
+                what, ref, value = "broken " + event, "", repr(exc)
+            out({"event": "understood", "what": what, "ref": ref, "value": value, "from": str(m["from"]), "type": m["type"], "id": m["id"]})
+        self.add_event_handler(event, handler)
 
     def incoming(self, stanza):
         out(describe(stanza))
@@ -213,6 +232,42 @@ class Driver:
                 m["id"] = cl.new_id()
             m.send()
             return {"mid": m["id"]}
+        if cmd in ("correct", "react", "reply", "displayed"):  # XEP-0308, XEP-0444, XEP-0461, XEP-0333
+            m = cl.make_message(mto=c["to"], mbody=c.get("body"), mtype=c.get("type", "groupchat"))
+            m["id"] = c.get("mid") or cl.new_id()
+            if cmd == "correct":
+                m["replace"]["id"] = c["ref"]
+            elif cmd == "react":
+                cl["xep_0444"].set_reactions(m, c["ref"], c["reactions"])
+                m.enable("store")
+            elif cmd == "reply":
+                m["reply"]["to"] = c["author"]
+                m["reply"]["id"] = c["ref"]
+            else:
+                m["displayed"]["id"] = c["ref"]
+            m.send()
+            return {"mid": m["id"]}
+        if cmd == "retract":  # XEP-0424
+            cl["xep_0424"].send_retraction(slixmpp.JID(c["to"]), c["ref"], c.get("type", "groupchat"))
+            return {}
+        if cmd == "moderate":  # XEP-0425
+            try:
+                await cl["xep_0425"].moderate(slixmpp.JID(c["to"]), c["ref"], c.get("reason", ""), timeout=60)
+            except IqError as exc:
+                raise Failed(*condition(exc.iq.xml))
+            return {}
+        if cmd == "archive":  # XEP-0313, by its pages
+            found = []
+            async for m in cl["xep_0313"].iterate(slixmpp.JID(c["to"]), rsm={"max": c.get("page", 10)}, total=c.get("total")):
+                found.append(tostring(m.xml))
+            return {"xml": "".join(found)}
+        if cmd == "block":  # XEP-0191
+            await (cl["xep_0191"].unblock if c.get("off") else cl["xep_0191"].block)([slixmpp.JID(c["jid"])])
+            return {}
+        if cmd == "upload":  # XEP-0363
+            import io
+            url = await cl["xep_0363"].upload_file(c["name"], size=len(c["text"]), content_type=c["type"], input_file=io.BytesIO(c["text"].encode()), domain=slixmpp.JID(c["domain"]))
+            return {"xml": url}
         if cmd == "invite":  # mediated, XEP-0045 section 7.8.2
             m = cl.make_message(mto=c["room"])
             del m["type"]

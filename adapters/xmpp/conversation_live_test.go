@@ -19,60 +19,95 @@ import (
 type live struct {
 	t      *testing.T
 	ctx    context.Context
-	opts   testnet.ProsodyOptions
-	server *testnet.Prosody
+	dir    string
+	kind   string
+	tls    bool
+	users  map[string]string
+	cert   string
+	key    string
+	server liveServer
 	ca     *testnet.CA
 	tw     *twin
 }
 
-func newLive(t *testing.T, overTLS bool) *live {
+// liveServer is a server of either kind.
+type liveServer struct {
+	c2s, component, componentTLS, version, log string
+	ports                                      any
+	stop                                       func()
+}
+
+const (
+	prosody  = "Prosody"
+	ejabberd = "ejabberd"
+)
+
+// liveServers runs a test with each server.
+func liveServers(t *testing.T, f func(t *testing.T, l *live)) {
+	for _, kind := range []string{prosody, ejabberd} {
+		t.Run(kind, func(t *testing.T) { f(t, newLive(t, kind, kind == prosody)) })
+	}
+}
+
+func newLive(t *testing.T, kind string, overTLS bool) *live {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	ca, err := testnet.NewCA(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key, err := ca.Issue("prosody", testDomain, testUsers, testRooms)
+	cert, key, err := ca.Issue("server", testDomain, testUsers, testRooms)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &live{t: t, ctx: ctx, ca: ca, opts: testnet.ProsodyOptions{
-		Dir: t.TempDir(), Domain: testDomain, MUC: "muc." + testDomain, CertFile: cert, KeyFile: key,
-		Components: []string{testUsers, testRooms}, Secret: testSecret,
-		Users: map[string]string{"romeo": "pass romeo", "benvolio": "pass benvolio"},
-	}}
+	l := &live{t: t, ctx: ctx, ca: ca, dir: t.TempDir(), kind: kind, tls: overTLS, cert: cert, key: key,
+		users: map[string]string{"romeo": "pass romeo", "benvolio": "pass benvolio"}}
 	l.start()
-	t.Cleanup(func() { l.server.Stop() })
-	t.Log("testtable: server " + l.server.Version)
-	cfg := testConfig(l.server.ComponentAddr)
+	t.Cleanup(func() { l.server.stop() })
+	t.Log("testtable: server " + l.server.version)
+	cfg := testConfig(l.server.component)
 	if overTLS {
-		cfg.Server = l.server.ComponentTLS
+		cfg.Server = l.server.componentTLS
 		cfg.TLS = &tls.Config{RootCAs: ca.Pool(), ServerName: testDomain}
 	}
 	l.tw = newTwin(t, cfg)
 	l.tw.start()
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the server's log:\n%s", testnet.Tail(l.server.ServerLog, 30))
+			t.Logf("the server's log:\n%s", testnet.Tail(l.server.log, 30))
 		}
 	})
 	return l
 }
 
+// start starts the server, on the same ports when it is started again.
 func (l *live) start() {
 	l.t.Helper()
-	var err error
-	if l.server, err = testnet.StartProsody(l.ctx, l.opts); err != nil {
+	components := []string{testUsers, testRooms}
+	if l.kind == ejabberd {
+		ports, _ := l.server.ports.(testnet.EjabberdPorts)
+		s, err := testnet.StartEjabberd(l.ctx, testnet.EjabberdOptions{Dir: l.dir, Domain: testDomain, MUC: "muc." + testDomain,
+			CertFile: l.cert, KeyFile: l.key, Components: components, Secret: testSecret, Users: l.users, Ports: ports})
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.server = liveServer{c2s: s.C2S, component: s.ComponentAddr, version: s.Version, log: s.ServerLog, ports: s.Ports, stop: s.Stop}
+		return
+	}
+	ports, _ := l.server.ports.(testnet.ProsodyPorts)
+	s, err := testnet.StartProsody(l.ctx, testnet.ProsodyOptions{Dir: l.dir, Domain: testDomain, MUC: "muc." + testDomain,
+		CertFile: l.cert, KeyFile: l.key, Components: components, Secret: testSecret, Users: l.users, Ports: ports})
+	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.opts.Ports = l.server.Ports // the same when it is started again
+	l.server = liveServer{c2s: s.C2S, component: s.ComponentAddr, componentTLS: s.ComponentTLS, version: s.Version, log: s.ServerLog, ports: s.Ports, stop: s.Stop}
 }
 
 // login starts a client; it answers once the component does.
 func (l *live) login(jid string) *testnet.SlixClient {
 	l.t.Helper()
 	user, _, _ := strings.Cut(jid, "@")
-	c, err := testnet.StartSlix(l.ctx, l.server.C2S, jid, "pass "+user, l.ca.File())
+	c, err := testnet.StartSlix(l.ctx, l.server.c2s, jid, "pass "+user, l.ca.File())
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -117,7 +152,9 @@ func (l *live) join(c *testnet.SlixClient, room, nick string) testnet.SlixEvent 
 
 func (l *live) wait(c *testnet.SlixClient, mark int, what string, match func(testnet.SlixEvent) bool) testnet.SlixEvent {
 	l.t.Helper()
-	ev, err := c.WaitSince(l.ctx, mark, match)
+	ctx, cancel := context.WithTimeout(l.ctx, 40*time.Second) // hangs, not slow
+	defer cancel()
+	ev, err := c.WaitSince(ctx, mark, match)
 	if err != nil {
 		l.t.Fatalf("%s: %v", what, err)
 	}
@@ -137,8 +174,9 @@ func code(err error) string {
 }
 
 // A conversation between real clients and somebody elsewhere, from the room's creation to its end; over TLS.
-func TestLiveConversation(t *testing.T) {
-	l := newLive(t, true)
+func TestLiveConversation(t *testing.T) { liveServers(t, liveConversation) }
+
+func liveConversation(t *testing.T, l *live) {
 	romeo := l.login("romeo@xmpp.example/orchard")
 	if ev := l.join(romeo, balcony, "Romeo"); !ev.HasStatus(201) || !ev.HasStatus(110) || ev.Item["affiliation"] != "owner" {
 		t.Errorf("%s", ev.XML)
@@ -225,8 +263,9 @@ func TestLiveConversation(t *testing.T) {
 }
 
 // What has broken gateways before: each gets a clear answer or none, and the streams stay up.
-func TestLiveEvil(t *testing.T) {
-	l := newLive(t, false)
+func TestLiveEvil(t *testing.T) { liveServers(t, liveEvil) }
+
+func liveEvil(t *testing.T, l *live) {
 	romeo := l.login("romeo@xmpp.example/orchard")
 	l.join(romeo, balcony, "Romeo")
 	l.tw.do(func() { l.tw.add(l.tw.room(balconyURI), julietURI, romeoURI, nil) })
@@ -304,8 +343,9 @@ func TestLiveEvil(t *testing.T) {
 }
 
 // The daemon is started again, the server is started again: nobody has to do anything that their client does not do.
-func TestLiveRestart(t *testing.T) {
-	l := newLive(t, false)
+func TestLiveRestart(t *testing.T) { liveServers(t, liveRestart) }
+
+func liveRestart(t *testing.T, l *live) {
 	romeo := l.login("romeo@xmpp.example/orchard")
 	benvolio := l.login("benvolio@xmpp.example/street")
 	l.join(romeo, balcony, "Romeo")
@@ -338,7 +378,7 @@ func TestLiveRestart(t *testing.T) {
 	}
 
 	// The server: its clients are gone, too.
-	l.server.Stop()
+	l.server.stop()
 	id := l.tw.say(balconyURI, julietURI, "nobody can hear this now")
 	l.start()
 	again := l.login("romeo@xmpp.example/orchard")
