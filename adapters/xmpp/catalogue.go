@@ -27,3 +27,24 @@ var (
 )
 
 var errNoNick = errNotFound("Nobody in this room has this nick.")
+
+var errNoSuchItem = errNotFound("There is no such message in this archive; please begin again without it.")
+
+var (
+	errNotParticipant = errForbidden("You do not take part in this room.")
+	errOwner          = errForbidden("Only the owners and admins of a room can do this.")
+	errDestroy        = &stanzaError{"cancel", "not-allowed", "You may not destroy this room while others are in it; you can leave it."}
+	errNoForm         = errBadRequest("This is no form.")
+	errPassword       = errNotAcceptable("MIMI rooms have no passwords; people are let in by invitation.")
+	errAnonymous      = errNotAcceptable("MIMI rooms hide no addresses from their participants.")
+	errConfLong       = errNotAcceptable("This name or description is too long.")
+	errConfNumber     = errNotAcceptable("The most participants is a number, or none for no limit.")
+	errItems          = errBadRequest("Between one and 20 items, please.")
+	errNoUser         = errNotFound("There is no user of this address.")
+	errNoRole         = &stanzaError{"cancel", "not-allowed", "This room has no such role that you may give them."}
+	errBan            = errForbidden("You may not ban people in this room.")
+	errSelfBan        = &stanzaError{"cancel", "conflict", "You cannot ban yourself; you can leave the room."}
+	errSelfKick       = &stanzaError{"cancel", "not-allowed", "You cannot kick yourself; you can leave the room."}
+	errAffiliation    = errBadRequest("An affiliation is one of owner, admin, member, none and outcast.")
+	errVoiceOfAdmin   = &stanzaError{"cancel", "not-allowed", "Owners and admins always have voice."}
+)

@@ -45,8 +45,10 @@ func (s *service) show(ctx context.Context, ev adapter.Event) (d delivery, err e
 	switch ev.Kind {
 	case adapter.Message:
 		d, err = s.showMessage(ctx, ev)
-	case adapter.Joined, adapter.Left, adapter.Metadata:
+	case adapter.Joined, adapter.Left, adapter.Metadata, adapter.RoleChanged, adapter.Policy, adapter.Banned, adapter.Unbanned:
 		d, err = s.showChange(ctx, ev)
+	case adapter.Notice:
+		d, err = s.showNotice(ctx, ev)
 	case adapter.Closed:
 		d, err = s.showClosed(ctx, ev)
 	case adapter.Refused:
@@ -331,6 +333,11 @@ func (s *service) showChange(ctx context.Context, ev adapter.Event) (delivery, e
 		return delivery{}, err
 	}
 	info = withEvent(info, ev)
+	if ev.Kind == adapter.Joined && ev.User.Domain == s.domain {
+		if err := s.db.keepJoin(ev.Room, ev.User, ev.Seq); err != nil {
+			return delivery{}, err
+		}
+	}
 	var removed []mimiuri.URI
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -346,7 +353,7 @@ func (s *service) showChange(ctx context.Context, ev adapter.Event) (delivery, e
 		switch ev.Kind {
 		case adapter.Joined:
 			more, err = r.joined(ev, before != nil)
-		case adapter.Metadata:
+		case adapter.Metadata, adapter.Policy:
 			more = r.metadata(ev, r.subject != subject)
 		}
 		return append(out, more...), err
@@ -381,6 +388,35 @@ func (r *room) joined(ev adapter.Event, before bool) (out []*element, err error)
 		return out, nil
 	}
 	return append(out, r.s.invitation(ev.Room, r.name, ev.User, ev.Actor, eventID("invite", ev))), nil
+}
+
+// showNotice shows what the provider has to say about the room, to those who are in it.
+func (s *service) showNotice(ctx context.Context, ev adapter.Event) (delivery, error) {
+	r, _, err := s.at(ev.Room)
+	defer s.release(r)
+	if err != nil {
+		return delivery{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.info.Direct {
+		return delivery{}, nil
+	}
+	return r.deliver(ev, func() ([]*element, error) {
+		local := make(map[mimiuri.URI]bool)
+		for _, u := range ev.Local {
+			local[u] = true
+		}
+		e := el("", "message", "type", "groupchat", "id", eventID("notice", ev), "from", r.jid.String()).
+			add(textEl("", "body", ev.Notice), el(nsHints, "no-store"))
+		var out []*element
+		for _, se := range r.ordered() {
+			if local[se.m.user] {
+				out = append(out, e.with(se.full))
+			}
+		}
+		return out, nil
+	}, nil)
 }
 
 // eventID is the stable id of a stanza that shows an event and has no id of its own.

@@ -8,6 +8,7 @@ import (
 	gosrc "gosrc.io/xmpp"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // routeRest answers what no other route has taken: requests with an error, answers not at all.
@@ -101,17 +102,40 @@ func (s *service) roomInfo(in *packet, q *element) (*element, error) {
 		return nil, errNotFound("")
 	}
 	name := u.ID
-	if isIn && info.Name != "" {
+	known := isIn || info.Discoverable
+	if known && info.Name != "" {
 		name = info.Name
+	}
+	either := func(cond bool, yes, no string) string {
+		if cond {
+			return yes
+		}
+		return no
+	}
+	moderated := false
+	for _, role := range info.Roles {
+		st := standingOf(role)
+		moderated = moderated || st.affiliation == "member" && st.role == "visitor"
 	}
 	out.add(identity("conference", "text", cut(name, 500))).add(features(
 		nsDiscoInfo, nsDiscoItem, nsMUC, nsPing, nsVersion, nsSID, nsOccupant, nsStableID, nsCommands, nsRegister,
-		"muc_hidden", "muc_membersonly", "muc_nonanonymous", "muc_persistent", "muc_unmoderated", "muc_unsecured")...)
-	if isIn {
-		out.add(form("result", nsRoomInfo,
-			field("muc#roominfo_description", "text-single", "", cut(info.Name, 500)),
+		nsMAM, nsMAMExtended, nsModerate, nsModerate0, nsRetract+"#tombstone", nsVCard,
+		either(info.Discoverable, "muc_public", "muc_hidden"), either(info.Open, "muc_open", "muc_membersonly"),
+		either(moderated, "muc_moderated", "muc_unmoderated"), "muc_nonanonymous", "muc_persistent", "muc_unsecured")...)
+	if known {
+		f := form("result", nsRoomInfo,
+			field("muc#roominfo_description", "text-single", "", cut(either(info.Description != "", info.Description, info.Name), 2000)),
 			field("muc#roominfo_occupants", "text-single", "", strconv.Itoa(len(info.Participants))),
-			field("muc#roominfo_subject", "text-single", "", cut(info.Subject, 500))))
+			field("muc#roominfo_subject", "text-single", "", cut(info.Subject, 500)),
+			field("muc#roominfo_subjectmod", "boolean", "", either(can(info, user, policy.CanChangeRoomSubject), "1", "0")),
+			field(confName, "text-single", "", cut(name, 500)))
+		if info.MaxUsers > 0 {
+			f.add(field(confMaxUsers, "text-single", "", strconv.FormatUint(uint64(info.MaxUsers), 10)))
+		}
+		if hash := s.avatarHash(info.Avatar); hash != "" {
+			f.add(field("muc#roominfo_avatarhash", "text-multi", "", hash))
+		}
+		out.add(f)
 	}
 	return out, nil
 }
@@ -128,7 +152,7 @@ func (s *service) roomItems(in *packet, q *element) (*element, error) {
 		if q.attr("node") != "" || !isUser {
 			return out, nil
 		}
-		rooms, err := s.roomsOf(user)
+		rooms, err := s.listedFor(user)
 		if err != nil {
 			return nil, err
 		}
@@ -245,4 +269,21 @@ func formValue(x *element, name string) string {
 		}
 	}
 	return ""
+}
+
+// formValues reads all values of a field of a submitted form.
+func formValues(x *element, name string) (out []string) {
+	if x == nil {
+		return nil
+	}
+	for _, f := range x.Kids {
+		if f.Space == nsData && f.Local == "field" && f.attr("var") == name {
+			for _, v := range f.Kids {
+				if v.Space == nsData && v.Local == "value" {
+					out = append(out, strings.TrimSpace(v.Text))
+				}
+			}
+		}
+	}
+	return out
 }

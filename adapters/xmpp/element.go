@@ -33,6 +33,8 @@ const (
 	nsSID       = "urn:xmpp:sid:0"                      // XEP-0359
 	nsOccupant  = "urn:xmpp:occupant-id:0"              // XEP-0421
 	nsNick      = "http://jabber.org/protocol/nick"     // XEP-0172
+	nsVCard     = "vcard-temp"                          // XEP-0054
+	nsVCardX    = "vcard-temp:x:update"                 // XEP-0153
 	nsRSM       = "http://jabber.org/protocol/rsm"      // XEP-0059
 	nsOMEMO     = "eu.siacs.conversations.axolotl"      // XEP-0384
 	nsOMEMO2    = "urn:xmpp:omemo:2"

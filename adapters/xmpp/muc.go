@@ -29,6 +29,7 @@ func (s *service) routeRooms() {
 	iq(nsMUCOwner, s.roomOwner)
 	iq(nsMUCAdmin, s.roomAdmin)
 	iq(nsRegister, s.roomRegister)
+	iq(nsMAM, s.roomArchive)
 	iq(nsModerate, s.roomModerate)
 	iq(nsFasten, s.roomModerate)
 	iq(nsCommands, s.command)
@@ -288,7 +289,7 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 // renamed changes a member's nick and returns what tells the sessions, but for one that is told apart. r.mu is held.
 func (r *room) renamed(m *member, nick string, not *session) []*element {
 	old := m.nick
-	item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", role(m.role), "nick", nick, "jid", m.jid.String())
+	item := el(nsMUCUser, "item", "affiliation", m.is.affiliation, "role", m.is.role, "nick", nick, "jid", m.jid.String())
 	delete(r.nicks, nickKey(old))
 	m.nick = nick
 	r.nicks[nickKey(nick)] = m

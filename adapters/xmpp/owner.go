@@ -3,12 +3,15 @@ package xmpp
 import (
 	"crypto/rand"
 	"database/sql"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // inRoom finds the room a request is about, and the asker in it.
@@ -32,53 +35,181 @@ func (s *service) inRoom(in *packet) (user, u mimiuri.URI, info adapter.Room, p 
 		return
 	}
 	if p, ok = participant(info, user); !ok {
-		err = errForbidden("You do not take part in this room.")
+		err = errNotParticipant
 	}
 	return
 }
 
-// roomOwner is muc#owner (XEP-0045 section 10): the configuration, which is what MIMI rooms are like and
-// cannot be changed from here; a new room is usable at once, and submitting a form to it is accepted. Destroying
-// a room is leaving it, for its only participant.
+// Fields of the configuration form that change something; what else is in it says what MIMI rooms are like.
+const (
+	confName     = "muc#roomconfig_roomname"
+	confDesc     = "muc#roomconfig_roomdesc"
+	confPublic   = "muc#roomconfig_publicroom"
+	confMembers  = "muc#roomconfig_membersonly"
+	confMaxUsers = "muc#roomconfig_maxusers"
+	confHistory  = "mimi#history"
+)
+
+// roomOwner is muc#owner (XEP-0045 section 10): the form is the room's metadata and policy; a new room is usable at once, and
+// accepting its configuration without changes is what it is already.
 func (s *service) roomOwner(in *packet, q *element) (*element, error) {
-	user, u, info, p, err := s.inRoom(in)
+	user, u, info, _, err := s.inRoom(in)
 	if err != nil {
 		return nil, err
 	}
-	if !p.Admin {
-		return nil, errForbidden("Only the owners of a room can do this.")
+	shadow := room{info: info}
+	p, _ := participant(info, user)
+	if a := shadow.standing(p).affiliation; a != "owner" && a != "admin" {
+		return nil, errOwner
 	}
 	if in.typ == "get" {
-		return el(nsMUCOwner, "query").add(form("form", nsRoomConf,
-			field("muc#roomconfig_roomname", "text-single", "Name", cut(roomName(info), 500)),
-			field("muc#roomconfig_membersonly", "boolean", "Only for participants", "1"),
-			field("muc#roomconfig_persistentroom", "boolean", "Exists while nobody is in it", "1"),
-			field("muc#roomconfig_publicroom", "boolean", "Publicly listed", "0"),
-			field("muc#roomconfig_whois", "list-single", "Who sees real addresses", "anyone"))), nil
+		yes := func(b bool) string {
+			if b {
+				return "1"
+			}
+			return "0"
+		}
+		limit := "none"
+		if info.MaxUsers > 0 {
+			limit = strconv.FormatUint(uint64(info.MaxUsers), 10)
+		}
+		maxUsers := field(confMaxUsers, "list-single", "The most participants", limit)
+		for _, v := range []string{"none", "10", "50", "200", "1000", limit} {
+			maxUsers.add(el(nsData, "option", "label", v).add(textEl(nsData, "value", v)))
+		}
+		whois := field("muc#roomconfig_whois", "list-single", "Who sees real addresses", "anyone")
+		whois.add(el(nsData, "option", "label", "everybody").add(textEl(nsData, "value", "anyone")))
+		f := form("form", nsRoomConf,
+			field(confName, "text-single", "Name", cut(roomName(info), 500)),
+			field(confDesc, "text-single", "Description", cut(info.Description, 2000)),
+			field(confPublic, "boolean", "Publicly listed", yes(info.Discoverable)),
+			field(confMembers, "boolean", "Only for those who were invited", yes(!info.Open)),
+			field(confHistory, "boolean", "Newcomers may read what was said before", yes(info.History)),
+			maxUsers, whois,
+			field("muc#roomconfig_persistentroom", "boolean", "Exists while nobody is in it (always)", "1"))
+		f.add(textEl(nsData, "title", "Configuration of "+cut(roomName(info), 200)))
+		return el(nsMUCOwner, "query").add(f), nil
 	}
 	if d := q.child(nsMUCOwner, "destroy"); d != nil {
-		if len(info.Participants) > 1 {
-			return nil, &stanzaError{"cancel", "not-allowed", "A room with others in it cannot be destroyed from here; you can leave it."}
+		intent := adapter.Intent{Kind: adapter.DestroyRoom, Room: u, Actor: user}
+		if !can(info, user, policy.CanDestroyRoom) {
+			if len(info.Participants) > 1 {
+				return nil, errDestroy
+			}
+			intent.Kind = adapter.LeaveRoom
 		}
-		return nil, s.andAnswer(in, adapter.Intent{Kind: adapter.LeaveRoom, Room: u, Actor: user}, func(bool) *element { return nil })
+		return nil, s.andAnswer(in, intent, func(bool) *element { return nil })
 	}
 	x := q.child(nsData, "x")
 	switch {
 	case x == nil:
-		return nil, errBadRequest("This is no form.")
+		return nil, errNoForm
 	case x.attr("type") == "cancel":
 		return nil, nil
 	}
+	return nil, s.configure(in, user, u, info, x)
+}
+
+// configure carries out a submitted form: what is not in it stays as it is.
+func (s *service) configure(in *packet, user, u mimiuri.URI, info adapter.Room, x *element) error {
 	if truth(formValue(x, "muc#roomconfig_passwordprotectedroom")) || formValue(x, "muc#roomconfig_roomsecret") != "" {
-		return nil, errNotAcceptable("MIMI rooms have no passwords; people are let in by invitation.")
+		return errPassword
 	}
-	return nil, nil
+	if v := formValue(x, "muc#roomconfig_whois"); v != "" && v != "anyone" {
+		return errAnonymous
+	}
+	var meta adapter.MetadataChange
+	if v, ok := given(x, confName); ok && v != roomName(info) {
+		meta.Name = &v
+	}
+	if v, ok := given(x, confDesc); ok && v != info.Description {
+		meta.Description = &v
+	}
+	for _, v := range []*string{meta.Name, meta.Description} {
+		if v != nil && len(*v) > maxSubject {
+			return errConfLong
+		}
+	}
+	var pol adapter.PolicyChange
+	flag := func(name string, now, negated bool) *bool {
+		v, ok := given(x, name)
+		if !ok || v != "0" && v != "1" && v != "true" && v != "false" {
+			return nil
+		}
+		if b := truth(v) != negated; b != now {
+			return &b
+		}
+		return nil
+	}
+	pol.Discoverable = flag(confPublic, info.Discoverable, false)
+	pol.Open = flag(confMembers, info.Open, true)
+	pol.History = flag(confHistory, info.History, false)
+	if v, ok := given(x, confMaxUsers); ok {
+		n := uint64(0)
+		if v != "none" && v != "" {
+			var err error
+			if n, err = strconv.ParseUint(v, 10, 32); err != nil {
+				return errConfNumber
+			}
+		}
+		if m := uint32(n); m != info.MaxUsers {
+			pol.MaxUsers = &m
+		}
+	}
+	var todo []adapter.Intent
+	if meta != (adapter.MetadataChange{}) {
+		todo = append(todo, adapter.Intent{Kind: adapter.SetMetadata, Room: u, Actor: user, Metadata: &meta})
+	}
+	if pol != (adapter.PolicyChange{}) {
+		todo = append(todo, adapter.Intent{Kind: adapter.SetPolicy, Room: u, Actor: user, Policy: &pol})
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	return s.inTurn(in, todo)
+}
+
+// given reads a field of a form; ok is false if it is not in it.
+func given(x *element, name string) (string, bool) {
+	for _, f := range x.Kids {
+		if f.Space == nsData && f.Local == "field" && f.attr("var") == name {
+			return strings.TrimSpace(f.text(nsData, "value")), true
+		}
+	}
+	return "", false
+}
+
+// inTurn hands in intents one after the other, each when the one before has been carried out, and answers the request when
+// all have, or with the first that was refused. It returns errLater, or why nothing was handed in.
+func (s *service) inTurn(in *packet, todo []adapter.Intent) error {
+	wait, err := s.start(in, todo[0])
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			if _, err := wait(); err != nil {
+				s.refuse(in, err)
+				return
+			}
+			if todo = todo[1:]; len(todo) == 0 {
+				s.answer(in, nil)
+				return
+			}
+			var err error
+			if wait, err = s.start(in, todo[0]); err != nil {
+				s.refuse(in, err)
+				return
+			}
+		}
+	}()
+	return errLater
 }
 
 func truth(s string) bool { return s == "1" || s == "true" }
 
-// roomAdmin is muc#admin (XEP-0045 section 9) as far as it means participation: the lists, affiliation member as an
-// invitation, affiliation none as the end of a participation.
+// roomAdmin is muc#admin (XEP-0045 section 9): the lists, affiliations as participation, MIMI roles and bans, roles as MIMI
+// roles and removal.
 func (s *service) roomAdmin(in *packet, q *element) (*element, error) {
 	user, u, info, _, err := s.inRoom(in)
 	if err != nil {
@@ -91,66 +222,168 @@ func (s *service) roomAdmin(in *packet, q *element) (*element, error) {
 		}
 	}
 	if len(items) == 0 || len(items) > 20 {
-		return nil, errBadRequest("Between one and 20 items, please.")
+		return nil, errItems
 	}
+	r, _, err := s.at(u)
+	defer s.release(r)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if in.typ == "get" {
-		want, wantRole := items[0].attr("affiliation"), items[0].attr("role")
-		out := el(nsMUCAdmin, "query")
-		r, _, err := s.at(u)
-		defer s.release(r)
+		return s.adminList(r, info, items[0])
+	}
+	var todo []adapter.Intent
+	for _, item := range items {
+		list, err := s.adminChange(r, info, user, item)
 		if err != nil {
 			return nil, err
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, m := range r.list() {
-			if a := affiliation(m.role); a == want || want == "" && wantRole == role(m.role) {
-				out.add(el(nsMUCAdmin, "item", "affiliation", a, "role", role(m.role), "jid", m.jid.String(), "nick", m.nick))
-			}
+		todo = append(todo, list...)
+	}
+	if len(todo) == 0 {
+		return nil, nil
+	}
+	return nil, s.inTurn(in, todo)
+}
+
+// adminList lists those with an affiliation or a role. r.mu is held.
+func (s *service) adminList(r *room, info adapter.Room, want *element) (*element, error) {
+	out := el(nsMUCAdmin, "query")
+	a, role := want.attr("affiliation"), want.attr("role")
+	if a == "outcast" {
+		for _, u := range info.Banned {
+			out.add(el(nsMUCAdmin, "item", "affiliation", "outcast", "jid", s.userJID(u).String()))
 		}
 		return out, nil
 	}
-	if len(items) != 1 {
-		return nil, errUnsupported("One change at a time, please.")
+	for _, m := range r.list() {
+		if m.is.affiliation == a || a == "" && m.is.role == role {
+			out.add(el(nsMUCAdmin, "item", "affiliation", m.is.affiliation, "role", m.is.role, "jid", m.jid.String(), "nick", m.nick))
+		}
 	}
-	item := items[0]
-	if item.attr("jid") == "" {
-		return nil, errUnsupported("Roles cannot be changed from here.")
+	return out, nil
+}
+
+// adminChange says what an item asks for. r.mu is held.
+func (s *service) adminChange(r *room, info adapter.Room, user mimiuri.URI, item *element) ([]adapter.Intent, error) {
+	var target mimiuri.URI
+	if j := item.attr("jid"); j != "" {
+		a, err := prepare(j)
+		if err != nil {
+			return nil, &stanzaError{"modify", "jid-malformed", "The address is not valid."}
+		}
+		var ok bool
+		if target, ok = s.user(a.bare()); !ok {
+			return nil, errNoUser
+		}
+	} else {
+		m := r.nicks[nickKey(item.attr("nick"))]
+		if m == nil {
+			return nil, errNoNick
+		}
+		target = m.user
 	}
-	a, err := prepare(item.attr("jid"))
-	if err != nil {
-		return nil, &stanzaError{"modify", "jid-malformed", "The address is not valid."}
+	p, isIn := participant(info, target)
+	banned := slices.Contains(info.Banned, target)
+	reason := cut(item.text(nsMUCAdmin, "reason"), 512)
+	one := func(i adapter.Intent) []adapter.Intent {
+		i.Room, i.Actor, i.Target = info.URI, user, target
+		if i.Kind == adapter.LeaveRoom {
+			i.Target = mimiuri.URI{}
+		}
+		return []adapter.Intent{i}
 	}
-	target, ok := s.user(a.bare())
-	if !ok {
-		return nil, errNotFound("There is no user of this address.")
-	}
-	_, isIn := participant(info, target)
-	intent := adapter.Intent{Room: u, Actor: user, Target: target}
-	switch item.attr("affiliation") {
-	case "member":
-		if isIn {
+	change := func(want standing) ([]adapter.Intent, error) {
+		role, ok := roleFor(info, user, p.Role, want)
+		switch {
+		case !ok:
+			return nil, errNoRole
+		case role == p.Role:
 			return nil, nil
 		}
-		intent.Kind = adapter.Invite
+		return one(adapter.Intent{Kind: adapter.ChangeRole, Role: role}), nil
+	}
+	switch a := item.attr("affiliation"); a {
+	case "":
+	case "outcast":
+		switch {
+		case banned:
+			return nil, nil
+		case target == user:
+			return nil, errSelfBan
+		case !can(info, user, policy.CanBan):
+			return nil, errBan
+		}
+		return one(adapter.Intent{Kind: adapter.Ban, Reason: reason}), nil
 	case "none":
-		if !isIn {
+		switch {
+		case banned:
+			return one(adapter.Intent{Kind: adapter.Unban}), nil
+		case !isIn:
 			return nil, nil
+		case target == user:
+			return one(adapter.Intent{Kind: adapter.LeaveRoom}), nil
 		}
-		intent.Kind = adapter.Remove
-		if target == user {
-			intent.Kind, intent.Target = adapter.LeaveRoom, mimiuri.URI{}
+		return one(adapter.Intent{Kind: adapter.Remove, Reason: reason}), nil
+	case "member", "admin", "owner":
+		if isIn {
+			if p.Role != 0 && r.standing(p).affiliation == a {
+				return nil, nil
+			}
+			return change(standing{affiliation: a})
 		}
+		var todo []adapter.Intent
+		if banned {
+			todo = one(adapter.Intent{Kind: adapter.Unban})
+		}
+		invite := adapter.Intent{Kind: adapter.Invite}
+		if a != "member" {
+			role, ok := roleFor(info, user, 0, standing{affiliation: a})
+			if !ok {
+				return nil, errNoRole
+			}
+			invite.Role = role
+		}
+		return append(todo, one(invite)...), nil
 	default:
-		return nil, errUnsupported("Affiliations other than member and none cannot be set from here.")
+		return nil, errAffiliation
 	}
-	return nil, s.andAnswer(in, intent, func(bool) *element { return nil })
+	switch role := item.attr("role"); {
+	case !isIn:
+		return nil, errNoNick
+	case role == "none":
+		if target == user {
+			return nil, errSelfKick
+		}
+		h, _ := hint{Kind: hintCommand, Kick: true}.encode()
+		return one(adapter.Intent{Kind: adapter.Remove, Reason: reason, Hint: h}), nil
+	case role == "moderator":
+		return change(standing{role: role})
+	case role == "visitor" || role == "participant":
+		if a := r.standing(p).affiliation; a != "member" {
+			return nil, errVoiceOfAdmin // XEP-0045 section 8.4
+		}
+		return change(standing{affiliation: "member", role: role})
+	}
+	return nil, errBadRequest("A role is one of moderator, participant, visitor and none.")
 }
 
 // roomRegister is jabber:iq:register at a room (XEP-0045 section 7.10): whoever takes part is registered. Registering is
 // choosing the nick, and to remove the registration is to leave for good.
 func (s *service) roomRegister(in *packet, q *element) (*element, error) {
-	user, u, _, _, err := s.inRoom(in)
+	user, u, info, _, err := s.inRoom(in)
+	if err == errNotParticipant && info.Open {
+		// Whoever may join may register, which is joining.
+		if in.typ == "get" {
+			return el(nsRegister, "query").add(textEl(nsRegister, "instructions", "To register is to take part in this room."), el(nsRegister, "username")), nil
+		}
+		if q.child(nsRegister, "remove") != nil {
+			return nil, nil
+		}
+		return nil, s.andAnswer(in, adapter.Intent{Kind: adapter.JoinRoom, Room: u, Actor: user}, func(bool) *element { return nil })
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +475,9 @@ func (s *service) andAnswer(in *packet, intent adapter.Intent, result func(done 
 // start hands in an intent; wait waits for a while until it has been carried out, and tells whether it has.
 func (s *service) start(in *packet, intent adapter.Intent) (wait func() (done bool, err error), err error) {
 	intent.OriginID = originID(in.from, "iq", cut(in.id, maxStanzaID), rand.Text())
-	intent.Hint, _ = hint{Kind: hintCommand}.encode()
+	if intent.Hint == "" {
+		intent.Hint, _ = hint{Kind: hintCommand}.encode()
+	}
 	done, stop, err := s.await(intent.OriginID)
 	if err != nil {
 		return nil, err

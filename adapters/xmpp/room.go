@@ -6,13 +6,13 @@ import (
 	"database/sql"
 	"slices"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // maxHistory is how many messages a room keeps in memory for those who join. They are read from the provider's sealed
@@ -70,11 +70,15 @@ type room struct {
 type member struct {
 	user     mimiuri.URI
 	role     adapter.Participant
+	is       standing
 	jid      addr // bare
 	nick     string
 	name     string     // XEP-0172, if it is more than the nick
 	sessions []*session // in the order they came; the last is the one shown
 	shown    bool       // to others; see maxShown
+
+	reason string // of their removal
+	banned bool   // by their removal
 }
 
 // session is one resource of a local user in the room.
@@ -238,10 +242,18 @@ func withEvent(info adapter.Room, ev adapter.Event) adapter.Room {
 			continue
 		}
 		found = found || p.User == ev.User
+		if p.User == ev.User && ev.Kind == adapter.RoleChanged {
+			p.Role = ev.Role
+			for _, role := range info.Roles {
+				if role.Index == ev.Role {
+					p.RoleName, p.Send, p.Admin = role.Name, role.Can(policy.CanSendMessage), role.Can(policy.CanChangeUserRole)
+				}
+			}
+		}
 		list = append(list, p)
 	}
 	if ev.Kind == adapter.Joined && !found {
-		list = append(list, adapter.Participant{User: ev.User, Send: true})
+		list = append(list, adapter.Participant{User: ev.User, Role: ev.Role, Send: true})
 	}
 	info.Participants = list
 	return info
@@ -291,7 +303,9 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 				rows = append(rows, row)
 			}
 			taken[nickKey(row.nick)] = true
-			fresh = append(fresh, &member{user: p.User, role: p, jid: r.s.userJID(p.User), nick: row.nick, name: row.name})
+			shadow := room{info: info}
+			standing := shadow.standing(p)
+			fresh = append(fresh, &member{user: p.User, role: p, is: standing, jid: r.s.userJID(p.User), nick: row.nick, name: row.name})
 		}
 	}
 	if len(rows) > 0 {
@@ -318,8 +332,14 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 	if ev != nil && ev.Kind == adapter.Left {
 		if m := r.members[ev.User]; m != nil {
 			actor, codes := r.members[ev.Actor], []string{"321"}
-			if ev.Actor == ev.User {
+			m.reason, m.banned = ev.Reason, ev.Banned
+			switch h := readHint(ev.Origin); {
+			case ev.Actor == ev.User:
 				actor, codes = nil, nil
+			case ev.Banned:
+				codes = []string{"301"}
+			case h.Kick:
+				codes = []string{"307"}
 			}
 			out = append(out, r.remove(m, actor, codes...)...)
 			removed = append(removed, m.user)
@@ -336,10 +356,13 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 		if m == nil {
 			continue
 		}
-		changed := affiliation(m.role) != affiliation(p) || role(m.role) != role(p)
-		m.role = p
+		changed := r.standing(p) != m.is || p.Send != m.role.Send
+		m.role, m.is = p, r.standing(p)
 		if changed {
-			out = append(out, r.toSeers(r.presence(m), m)...)
+			for _, se := range m.sessions {
+				out = append(out, r.presence(m, "110").with(se.full))
+			}
+			out = append(out, r.toOthers(r.presence(m), m)...)
 		}
 	}
 	for _, m := range fresh {
@@ -459,28 +482,6 @@ func (r *room) vacate(se *session) {
 	r.order = nil
 }
 
-// affiliation says a role in XEP-0045's terms.
-func affiliation(p adapter.Participant) string {
-	name := strings.ToLower(p.RoleName)
-	switch {
-	case p.Admin && (strings.Contains(name, "super") || strings.Contains(name, "owner")):
-		return "owner"
-	case p.Admin:
-		return "admin"
-	}
-	return "member"
-}
-
-func role(p adapter.Participant) string {
-	switch {
-	case p.Admin:
-		return "moderator"
-	case p.Send:
-		return "participant"
-	}
-	return "visitor"
-}
-
 // occupantID is XEP-0421: the same for a user in a room for ever, and nothing else can be told from it.
 func (r *room) occupantID(u mimiuri.URI) *element {
 	sum := sha256.Sum256([]byte(r.s.db.salt + "\x00" + r.uri.String() + "\x00" + u.String()))
@@ -491,7 +492,7 @@ func (r *room) occupantID(u mimiuri.URI) *element {
 // URI says as much. r.mu is held.
 func (r *room) presence(m *member, codes ...string) *element {
 	e := el("", "presence", "from", r.jid.with(m.nick).String())
-	item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", role(m.role))
+	item := el(nsMUCUser, "item", "affiliation", m.is.affiliation, "role", m.is.role)
 	switch {
 	case len(m.sessions) > 0:
 		se := m.sessions[len(m.sessions)-1]
@@ -515,6 +516,12 @@ func (r *room) presence(m *member, codes ...string) *element {
 // else; without to. r.mu is held.
 func (r *room) unavailable(m *member, actor *member, codes ...string) *element {
 	item := el(nsMUCUser, "item", "affiliation", "none", "role", "none", "jid", m.jid.String())
+	if m.banned {
+		item.set("affiliation", "outcast")
+	}
+	if m.reason != "" {
+		item.add(textEl(nsMUCUser, "reason", m.reason))
+	}
 	if actor != nil && actor != m {
 		item.add(el(nsMUCUser, "actor", "nick", actor.nick, "jid", actor.jid.String()))
 	}
@@ -559,7 +566,7 @@ func (r *room) endSession(se *session, answer bool, status string) {
 		if status != "" {
 			e.add(textEl("", "status", status))
 		}
-		item := el(nsMUCUser, "item", "affiliation", affiliation(m.role), "role", "none", "jid", se.full)
+		item := el(nsMUCUser, "item", "affiliation", m.is.affiliation, "role", "none", "jid", se.full)
 		out = append(out, e.add(mucUser(item, []string{"110"}), r.occupantID(m.user)))
 	}
 	if shown {

@@ -74,6 +74,8 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 		st.handle = func(p stanza.Packet, cut cutoff) { s.received(st, p, cut) }
 		*x.st = st
 	}
+	s.toRoom.other, s.toUser.other = s.toUser, s.toRoom
+	s.toUser.first = streamNumbers
 	// The occupants of before: they are still there as far as they know.
 	rows, err := db.occupants(ctx, mimiuri.URI{})
 	if err != nil {
@@ -187,6 +189,18 @@ func (s *service) received(st *stream, p stanza.Packet, cut cutoff) {
 	}
 	if in.from.domain == s.users || in.from.domain == s.rooms {
 		return // our own, come back
+	}
+	to := s.toUser
+	switch in.to.domain {
+	case s.rooms:
+		to = s.toRoom
+	case s.users:
+	default:
+		return
+	}
+	if to != st {
+		st.merge()
+		st, in.st = to, to
 	}
 	if cut != cutNone {
 		s.log.Warn().Str("from", in.from.bare().String()).Str("stanza", in.kind).Stringer("why", cut).Msg("a stanza was refused")
@@ -321,6 +335,21 @@ func participant(r adapter.Room, u mimiuri.URI) (adapter.Participant, bool) {
 
 // roomsOf lists the rooms a user takes part in, but for the conversations with one person.
 func (s *service) roomsOf(u mimiuri.URI) ([]adapter.Room, error) {
+	return s.roomsWhere(func(r *adapter.Room) bool {
+		_, in := participant(*r, u)
+		return in
+	})
+}
+
+// listedFor lists them and those that are to be found by everybody.
+func (s *service) listedFor(u mimiuri.URI) ([]adapter.Room, error) {
+	return s.roomsWhere(func(r *adapter.Room) bool {
+		_, in := participant(*r, u)
+		return in || r.Discoverable
+	})
+}
+
+func (s *service) roomsWhere(wanted func(*adapter.Room) bool) ([]adapter.Room, error) {
 	ctx, cancel := s.timeout()
 	defer cancel()
 	all, err := s.host.Rooms(ctx)
@@ -336,7 +365,7 @@ func (s *service) roomsOf(u mimiuri.URI) ([]adapter.Room, error) {
 		if !ok || r.Gone || r.Direct {
 			continue
 		}
-		if _, in := participant(r, u); in {
+		if wanted(&r) {
 			out = append(out, r)
 		}
 	}
@@ -352,6 +381,7 @@ type hint struct {
 	Origin string `json:"o,omitempty"` // XEP-0359 origin-id of a message
 	Nick   string `json:"n,omitempty"` // nick of a join
 	To     string `json:"t,omitempty"` // the address the stanza had been sent to
+	Kick   bool   `json:"q,omitempty"` // of a removal: asked for as a kick (XEP-0045 section 8.2)
 }
 
 const (

@@ -89,6 +89,12 @@ var schema = []string{
 		seq    BIGINT NOT NULL,
 		PRIMARY KEY (room, person)
 	);
+	CREATE TABLE xmpp_member (
+		room   TEXT   NOT NULL,
+		person TEXT   NOT NULL,
+		seq    BIGINT NOT NULL,
+		PRIMARY KEY (room, person)
+	);
 	CREATE TABLE xmpp_setting (
 		person TEXT NOT NULL,
 		name   TEXT NOT NULL,
@@ -350,7 +356,7 @@ func (s *store) dropUser(room, user mimiuri.URI) error {
 // dropRoom forgets a room.
 func (s *store) dropRoom(room mimiuri.URI) error {
 	return s.write(func(tx *sql.Tx) error {
-		for _, table := range []string{"xmpp_occupant", "xmpp_nick", "xmpp_sent", "xmpp_message", "xmpp_read"} {
+		for _, table := range []string{"xmpp_occupant", "xmpp_nick", "xmpp_sent", "xmpp_message", "xmpp_read", "xmpp_member"} {
 			if _, err := tx.Exec(`DELETE FROM `+table+` WHERE room = $1`, room.String()); err != nil {
 				return err
 			}

@@ -53,6 +53,9 @@ type stream struct {
 	server string      // whom to ping
 	max    int64       // octets of a stanza read
 	log    zerolog.Logger
+	other  *stream // to the same server, for the other domain; nil in tests
+
+	first uint64 // the number before that of the first connection: those of two streams are different
 
 	handle func(p stanza.Packet, f cutoff) // for every stanza; called by the reader, must not block
 	up     func(previous, now mark)        // a stream has come up; previous is the last confirmed mark of the one before
@@ -61,7 +64,44 @@ type stream struct {
 	conn  *connection // nil while down
 	last  mark        // what was confirmed last on the stream before
 	count uint64      // of streams
+	via   *stream     // what is sent goes through that one, as long as its connection lasts; see merge
 }
+
+// merge is called when something for the other domain, or an answer to it, has come on s. ejabberd gives every connection to
+// a port that knows several domains all of them, and deals stanzas out to the connections as it likes, which puts them out of
+// order: one of the two is closed, and the other serves both domains.
+func (s *stream) merge() {
+	o := s.other
+	if o == nil {
+		return
+	}
+	merging.Lock()
+	defer merging.Unlock()
+	s.mu.Lock()
+	alive := s.conn != nil && s.via == nil
+	s.mu.Unlock()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !alive || o.via != nil || o.conn == nil {
+		return
+	}
+	o.via = s
+	s.log.Info().Str("domain", o.domain).Str("by", s.domain).Msg("the server serves both domains on one stream")
+	go o.conn.goodbye()
+}
+
+// merging is held while one stream is merged with another: each of two may find out at the same time.
+var merging sync.Mutex
+
+// through gives the stream that s goes through, nil if that is itself.
+func (s *stream) through() *stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.via
+}
+
+// streamNumbers is how many connections a stream can have had; it parts the numbers of two streams.
+const streamNumbers = 1 << 40
 
 // mark is a place in a stream: stanzas sent up to pos on the count-th stream. The zero mark is nowhere, and
 // confirmed.
@@ -100,6 +140,25 @@ func (s *stream) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := s.once(ctx)
+		for ctx.Err() == nil {
+			v := s.through()
+			if v == nil {
+				break
+			}
+			v.mu.Lock()
+			c := v.conn
+			v.mu.Unlock()
+			if c != nil {
+				select {
+				case <-c.ended:
+				case <-ctx.Done():
+				}
+				continue
+			}
+			s.mu.Lock()
+			s.via = nil
+			s.mu.Unlock()
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -181,10 +240,17 @@ func (s *stream) once(ctx context.Context) error {
 	c.wake = sync.NewCond(&c.mu)
 	s.mu.Lock()
 	s.count++
-	c.stream = s.count
+	c.stream = s.first + s.count
 	previous := s.last
 	s.conn = c
 	s.mu.Unlock()
+	if s.other != nil && s.other.isUp() {
+		// Whether the server deals stanzas for both domains out to both connections is found out before it does so.
+		for range 8 {
+			ping := el("", "iq", "type", "get", "id", "mb-0-"+strconv.FormatUint(rand.Uint64(), 36), "from", s.domain, "to", s.server)
+			_, _ = s.send(ping.add(el(nsPing, "ping")))
+		}
+	}
 	s.log.Info().Str("domain", s.domain).Bool("tls", s.tls != nil).Msg("the stream to the XMPP server is up")
 
 	var work sync.WaitGroup
@@ -235,7 +301,10 @@ func (s *stream) read(c *connection, filter *tokenFilter, dec *xml.Decoder) erro
 		case stanza.StreamClosePacket:
 			return errors.New("the server closed the stream")
 		case *stanza.IQ:
-			if (p.Type == stanza.IQTypeResult || p.Type == stanza.IQTypeError) && p.From == s.server && c.pong(p.Id, s) {
+			if p.To != s.domain && s.other != nil && p.To == s.other.domain {
+				s.merge()
+			}
+			if (p.Type == stanza.IQTypeResult || p.Type == stanza.IQTypeError) && p.From == s.server && (c.pong(p.Id, s) || s.other.pong(p.Id)) {
 				continue
 			}
 		}
@@ -304,6 +373,17 @@ func (c *connection) pong(id string, s *stream) bool {
 		c.sendPing(s)
 	}
 	return true
+}
+
+// pong takes the answer to a ping that was sent on this stream and came back on another.
+func (s *stream) pong(id string) bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	c := s.conn
+	s.mu.Unlock()
+	return c != nil && c.pong(id, s)
 }
 
 // writer writes what is put into out.
@@ -376,8 +456,11 @@ func (c *connection) goodbye() {
 // not block.
 func (s *stream) send(list ...*element) (mark, error) {
 	s.mu.Lock()
-	c := s.conn
+	c, v := s.conn, s.via
 	s.mu.Unlock()
+	if v != nil {
+		return v.send(list...)
+	}
 	if c == nil {
 		return mark{}, errDown
 	}
@@ -403,8 +486,14 @@ func (s *stream) confirm(ctx context.Context, m mark) error {
 		return nil
 	}
 	s.mu.Lock()
-	c, last := s.conn, s.last
+	c, last, v := s.conn, s.last, s.via
 	s.mu.Unlock()
+	if v == nil && s.other != nil && m.stream/streamNumbers != s.first/streamNumbers {
+		v = s.other // it was sent through that one
+	}
+	if v != nil && m.stream/streamNumbers == v.first/streamNumbers {
+		return v.confirm(ctx, m)
+	}
 	if c == nil || c.stream != m.stream {
 		if last.stream == m.stream && last.pos >= m.pos {
 			return nil
@@ -438,5 +527,5 @@ func (s *stream) confirm(ctx context.Context, m mark) error {
 func (s *stream) isUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.conn != nil
+	return s.conn != nil || s.via != nil
 }

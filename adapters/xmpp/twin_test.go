@@ -89,9 +89,10 @@ type twinRoom struct {
 var twinRoles = []adapter.Role{
 	{Index: 1, Name: "banned"},
 	{Index: 2, Name: "member", Capabilities: []policy.Capability{policy.CanSendMessage, policy.CanAddParticipant, policy.CanChangeRoomName, policy.CanChangeRoomSubject}},
-	{Index: 3, Name: "admin", Capabilities: adminCaps, Changes: []policy.RoleChanges{{From: 2, To: []uint32{0, 1, 3}}, {From: 3, To: []uint32{0, 1, 2}}, {From: 0, To: []uint32{1, 2, 3}}, {From: 1, To: []uint32{0, 2}}}},
+	{Index: 5, Name: "guest", Capabilities: []policy.Capability{policy.CanReceiveMessage}},
+	{Index: 3, Name: "admin", Capabilities: adminCaps, Changes: []policy.RoleChanges{{From: 2, To: []uint32{0, 1, 3, 5}}, {From: 3, To: []uint32{0, 1, 2}}, {From: 0, To: []uint32{1, 2, 3}}, {From: 1, To: []uint32{0, 2}}}},
 	{Index: 4, Name: "super_admin", Capabilities: append(adminCaps, policy.CanDestroyRoom, policy.CanChangeRoomMembershipStyle, policy.CanChangePreauthorizedUserList),
-		Changes: []policy.RoleChanges{{From: 0, To: []uint32{1, 2, 3, 4}}, {From: 1, To: []uint32{0, 2, 3, 4}}, {From: 2, To: []uint32{0, 1, 3, 4}}, {From: 3, To: []uint32{0, 1, 2, 4}}, {From: 4, To: []uint32{0, 1, 2, 3}}}},
+		Changes: []policy.RoleChanges{{From: 0, To: []uint32{1, 2, 3, 4}}, {From: 1, To: []uint32{0, 2, 3, 4}}, {From: 2, To: []uint32{0, 1, 3, 4, 5}}, {From: 5, To: []uint32{0, 1, 2, 3, 4}}, {From: 3, To: []uint32{0, 1, 2, 4}}, {From: 4, To: []uint32{0, 1, 2, 3}}}},
 }
 
 var adminCaps = []policy.Capability{policy.CanSendMessage, policy.CanAddParticipant, policy.CanRemoveParticipant, policy.CanKick, policy.CanBan, policy.CanUnban,
@@ -262,7 +263,8 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 	if in.OriginID == "" || len(in.OriginID) > 512 || len(in.Hint) > 1024 || in.Room.Kind != mimiuri.Room || in.Actor.Kind != mimiuri.User || in.Actor.Domain != testDomain {
 		tw.t.Errorf("an intent against the contract: %+v", in)
 	}
-	if (in.Kind == adapter.Invite || in.Kind == adapter.Remove) != (in.Target.Kind == mimiuri.User) || (in.Kind == adapter.SendMessage) != (in.Content != nil) {
+	targeted := in.Kind == adapter.Invite || in.Kind == adapter.Remove || in.Kind == adapter.Ban || in.Kind == adapter.Unban || in.Kind == adapter.ChangeRole
+	if targeted != (in.Target.Kind == mimiuri.User) || (in.Kind == adapter.SendMessage) != (in.Content != nil) {
 		tw.t.Errorf("an intent against the contract: %+v", in)
 	}
 	if tw.reject != nil {
@@ -332,7 +334,7 @@ func (tw *twin) carryOut(in adapter.Intent) {
 		r.known = true
 		r.info.Name = in.Name
 		r.info.Participants = []adapter.Participant{{User: in.Actor, Role: 4, RoleName: "super_admin", Send: true, Admin: true}}
-		tw.emit(r, adapter.Event{Kind: adapter.Joined, Origin: origin, User: in.Actor, Actor: in.Actor})
+		tw.emit(r, adapter.Event{Kind: adapter.Joined, Origin: origin, User: in.Actor, Actor: in.Actor, Role: 4})
 	case adapter.Invite:
 		if !in1(in.Actor) || in1(in.Target) {
 			refused(fault.New(fault.Forbidden, "they are in the room already, or you are not"))
@@ -357,7 +359,41 @@ func (tw *twin) carryOut(in adapter.Intent) {
 			refused(fault.New(fault.NotFound, "they are not in the room"))
 			return
 		}
-		tw.removeUser(r, who, in.Actor, origin)
+		tw.removeUser(r, who, in.Actor, origin, in.Reason)
+	case adapter.Ban:
+		if in1(in.Target) {
+			local := r.local()
+			r.info.Participants = slices.DeleteFunc(r.info.Participants, func(p adapter.Participant) bool { return p.User == in.Target })
+			r.info.Banned = append(r.info.Banned, in.Target)
+			tw.emitTo(r, adapter.Event{Kind: adapter.Left, Origin: origin, User: in.Target, Actor: in.Actor, Banned: true, Reason: in.Reason}, local)
+		} else {
+			r.info.Banned = append(r.info.Banned, in.Target)
+		}
+		tw.emit(r, adapter.Event{Kind: adapter.Banned, Origin: origin, User: in.Target, Actor: in.Actor, Reason: in.Reason})
+	case adapter.Unban:
+		r.info.Banned = slices.DeleteFunc(r.info.Banned, func(u mimiuri.URI) bool { return u == in.Target })
+		tw.emit(r, adapter.Event{Kind: adapter.Unbanned, Origin: origin, User: in.Target, Actor: in.Actor})
+	case adapter.ChangeRole:
+		tw.setRole(r, in.Target, in.Role)
+		tw.emit(r, adapter.Event{Kind: adapter.RoleChanged, Origin: origin, User: in.Target, Actor: in.Actor, Role: in.Role})
+	case adapter.SetPolicy:
+		if x := in.Policy.Open; x != nil {
+			r.info.Open = *x
+		}
+		if x := in.Policy.History; x != nil {
+			r.info.History = *x
+		}
+		if x := in.Policy.Discoverable; x != nil {
+			r.info.Discoverable = *x
+		}
+		if x := in.Policy.MaxUsers; x != nil {
+			r.info.MaxUsers = *x
+		}
+		tw.emit(r, adapter.Event{Kind: adapter.Policy, Origin: origin, Actor: in.Actor})
+	case adapter.DestroyRoom:
+		local := r.local()
+		r.info.Participants, r.info.Gone = nil, true
+		tw.emitTo(r, adapter.Event{Kind: adapter.Closed, Origin: origin, Actor: in.Actor}, local)
 	case adapter.SetMetadata:
 		if x := in.Metadata.Subject; x != nil {
 			r.info.Subject = *x
@@ -381,19 +417,32 @@ func (tw *twin) carryOut(in adapter.Intent) {
 	}
 }
 
+// setRole gives a participant a role. tw.mu is held.
+func (tw *twin) setRole(r *twinRoom, u mimiuri.URI, index uint32) {
+	for i := range r.info.Participants {
+		if p := &r.info.Participants[i]; p.User == u {
+			for _, role := range r.info.Roles {
+				if role.Index == index {
+					p.Role, p.RoleName, p.Send, p.Admin = index, role.Name, role.Can(policy.CanSendMessage), role.Can(policy.CanChangeUserRole)
+				}
+			}
+		}
+	}
+}
+
 // add, removeUser and message are what happens in a room. tw.mu is held.
 func (tw *twin) add(r *twinRoom, user, actor mimiuri.URI, origin *adapter.Origin) {
 	r.known = true
 	r.info.Gone = false
 	r.info.Participants = append(r.info.Participants, adapter.Participant{User: user, Role: 2, RoleName: "member", Send: true})
-	tw.emit(r, adapter.Event{Kind: adapter.Joined, Origin: origin, User: user, Actor: actor})
+	tw.emit(r, adapter.Event{Kind: adapter.Joined, Origin: origin, User: user, Actor: actor, Role: 2})
 }
 
-func (tw *twin) removeUser(r *twinRoom, user, actor mimiuri.URI, origin *adapter.Origin) {
+func (tw *twin) removeUser(r *twinRoom, user, actor mimiuri.URI, origin *adapter.Origin, reason ...string) {
 	local := r.local()
 	r.info.Participants = slices.DeleteFunc(r.info.Participants, func(p adapter.Participant) bool { return p.User == user })
 	r.info.Gone = len(r.local()) == 0
-	tw.emitTo(r, adapter.Event{Kind: adapter.Left, Origin: origin, User: user, Actor: actor}, local)
+	tw.emitTo(r, adapter.Event{Kind: adapter.Left, Origin: origin, User: user, Actor: actor, Reason: strings.Join(reason, "")}, local)
 }
 
 func (tw *twin) message(r *twinRoom, sender mimiuri.URI, c *content.Message, origin *adapter.Origin) content.MessageID {
