@@ -915,3 +915,52 @@ func TestPeers(t *testing.T) {
 		t.Errorf("denying oneself: %v", err)
 	}
 }
+
+// TestBanRetracts: with a ban goes, if the admin wants that, what the banned have sent, and it shows on all sides.
+func TestBanRetracts(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	room := open(t, a, b.user("bob"), c.user("carol"))
+	b.say(room, "bob", "spam")
+	a.awaitTexts(room, 1)
+	c.say(room, "carol", "please stop")
+	b.awaitTexts(room, 2)
+	b.say(room, "bob", "more spam")
+	ids := map[content.MessageID]bool{}
+	for _, p := range ps {
+		p.awaitTexts(room, 3)
+	}
+	a.mem.mu.Lock()
+	for _, e := range a.mem.events[room] {
+		if e.Kind == adapter.Message && e.Sender == b.user("bob") {
+			ids[e.ID] = true
+		}
+	}
+	a.mem.mu.Unlock()
+	// Carol may not.
+	if e := c.awaitRefused(room, c.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: c.user("carol"), Target: b.user("bob"), Retract: true})); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("carol is refused with %v", e.Err)
+	}
+	a.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: a.user("alice"), Target: b.user("bob"), Retract: true})
+	b.awaitLeft(room, b.user("bob"))
+	for _, p := range []*provider{a, c} {
+		p.await(room, "the ban", func(e adapter.Event) bool { return e.Kind == adapter.Banned && e.User == b.user("bob") })
+		gone := map[content.MessageID]bool{}
+		p.mem.wait(t, p.domain+": the retractions", func() bool {
+			for _, e := range p.mem.events[room] {
+				if e.Kind == adapter.Message && e.Sender == a.user("alice") && e.Content.Classify().Kind == content.KindDelete && e.Content.Replaces != nil {
+					if e.Origin != nil {
+						t.Errorf("a retraction is said to be the network's own: %+v", e.Origin)
+					}
+					gone[*e.Content.Replaces] = true
+				}
+			}
+			return len(gone) >= len(ids)
+		})
+		for id := range gone {
+			if !ids[id] {
+				t.Errorf("%s: %s was retracted", p.domain, id)
+			}
+		}
+	}
+}

@@ -176,6 +176,7 @@ type Intent struct {
 	Name     string           // CreateRoom: the room's name, may be empty
 	Preset   Preset           // CreateRoom: empty is Cooperative
 	Role     uint32           // ChangeRole; Invite: the role to add them with, 0 is the preset's ordinary one
+	Retract  bool             // Ban: what Target has sent is retracted as well, by messages of Actor, as far as it is known here
 	Reason   string           // Remove, Ban: for the person concerned; at most 512 octets; shown within this provider only
 	Metadata *MetadataChange  // SetMetadata
 	Policy   *PolicyChange    // SetPolicy

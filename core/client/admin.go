@@ -16,7 +16,19 @@ import (
 // ban gives a user the banned role and removes their clients, in one commit.
 func (r *room) ban(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) error {
 	target := uri(pl.Target)
+	if pl.Retract {
+		if role := r.pol.Role(uri(in.Actor)); !role.Can(policy.CanDeleteOtherMessage) {
+			return r.refuse(ctx, in, pl, fault.Forbidden, "you may not remove messages of others in this room")
+		}
+	}
 	if r.pol.Banned(target) {
+		if pl.Retract {
+			ch := &change{}
+			ch.do(func(tx *store.Tx) error { return r.retract(tx, in.Actor, pl.Target) })
+			if err := r.commit(ctx, ch); err != nil {
+				return err
+			}
+		}
 		return r.confirm(ctx, in, pl, &eventRow{Kind: adapter.Banned, User: pl.Target})
 	}
 	if target == uri(in.Actor) {

@@ -275,6 +275,7 @@ type payload struct {
 	Preset   adapter.Preset          `json:"preset,omitempty"`
 	Role     uint32                  `json:"role,omitempty"`
 	Reason   string                  `json:"reason,omitempty"`
+	Retract  bool                    `json:"retract,omitempty"`
 	Metadata *adapter.MetadataChange `json:"metadata,omitempty"`
 	Policy   *adapter.PolicyChange   `json:"policy,omitempty"`
 }
@@ -358,7 +359,7 @@ func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, e
 		if in.Kind == adapter.ChangeRole && (in.Role == policy.RoleNone || in.Role == policy.RoleBanned) {
 			return p, id, fault.New(fault.Malformed, "removing and banning are no changes of role")
 		}
-		p.Target, p.Role = in.Target.String(), in.Role
+		p.Target, p.Role, p.Retract = in.Target.String(), in.Role, in.Retract && in.Kind == adapter.Ban
 	case adapter.SetMetadata:
 		if in.Metadata == nil {
 			return p, id, fault.New(fault.Malformed, "nothing is to be changed")

@@ -132,6 +132,9 @@ func (r *room) differences(ch *change, v *view, epoch uint64) {
 			if e.Kind == adapter.Left || e.Kind == adapter.Banned {
 				e.Reason = o.reason
 			}
+			if e.Kind == adapter.Banned && o.retract {
+				ch.do(func(tx *store.Tx) error { return r.retract(tx, e.Actor, user) })
+			}
 		}
 		if len(e.Local) > 0 {
 			ch.events = append(ch.events, e)

@@ -315,7 +315,7 @@ func (r *room) endPending(ctx context.Context, ch *change, p *store.Pending) err
 
 // origin names the intent in events.
 func (pl *payload) origin(in *store.Intent) *originRef {
-	return &originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint, kind: pl.Kind, reason: pl.Reason}
+	return &originRef{adapter: in.Adapter, id: in.Origin, hint: pl.Hint, kind: pl.Kind, reason: pl.Reason, retract: pl.Retract}
 }
 
 // takeOwn makes an accepted bundle part of the group's pending proposals and ends its intents.

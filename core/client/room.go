@@ -396,6 +396,7 @@ type originRef struct {
 	adapter, id, hint string
 	kind              adapter.IntentKind
 	reason            string
+	retract           bool
 }
 
 func (ch *change) do(fn func(*store.Tx) error) { ch.also = append(ch.also, fn) }

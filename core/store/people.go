@@ -425,3 +425,16 @@ func (tx *Tx) MemberRooms(user string) (rooms []string, err error) {
 	}, `SELECT room_id FROM member WHERE local_user=? ORDER BY room_id`, user)
 	return rooms, err
 }
+
+// MessagesOf lists the ids of what somebody has sent to a room, the latest first.
+func (tx *Tx) MessagesOf(room, sender string, limit int) (ids [][]byte, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var id []byte
+		if err := scan(&id); err != nil {
+			return err
+		}
+		ids = append(ids, id)
+		return nil
+	}, `SELECT message_id FROM message WHERE room_id=? AND sender=? ORDER BY event DESC LIMIT ?`, room, sender, limit)
+	return ids, err
+}
