@@ -138,8 +138,20 @@ type Assets struct {
 
 // Retention is for how long things are kept. What is over is deleted within the hour.
 type Retention struct {
+	// Messages as they were shown to the network, sealed, and what proves them in a report of abuse. Default "30 days".
+	Messages Duration `yaml:"messages"`
 	// Attachments that local users have sent: recipients may fetch them for that long. Default "30 days".
 	Attachments Duration `yaml:"attachments"`
+	// IDs tell that a message or a request comes a second time. Default "90 days".
+	IDs Duration `yaml:"ids"`
+	// Logs are what rooms kept here have passed on, encrypted, and everybody has. Default "7 days".
+	Logs Duration `yaml:"logs"`
+	// Queues are what another provider or the network has not taken; then it is given up. Default "30 days".
+	Queues Duration `yaml:"queues"`
+	// Answers are given again to the same request. Default "7 days".
+	Answers Duration `yaml:"answers"`
+	// Reports of abuse, with the messages they are about, sealed. Default "90 days".
+	Reports Duration `yaml:"reports"`
 }
 
 // People is who may add the provider's users to rooms, where they have not decided themselves.

@@ -344,7 +344,6 @@ func (c *Config) setDefaults() {
 	defN(&c.Assets.MaxFile, 100<<20)
 	defN(&c.Assets.Quota, 1<<30)
 	defN(&c.Assets.Cache, 1<<30)
-	defN(&c.Retention.Attachments, 30*Day)
 	def(&c.People.Consent, "ask")
 	def(&c.People.Ask, "auto")
 	l := &c.Limits
@@ -354,6 +353,13 @@ func (c *Config) setDefaults() {
 		}
 	}
 	defN(&l.Message, 768<<10)
+	r := &c.Retention
+	for _, f := range []struct {
+		v *Duration
+		d Duration
+	}{{&r.Messages, 30}, {&r.Attachments, 30}, {&r.IDs, 90}, {&r.Logs, 7}, {&r.Queues, 30}, {&r.Answers, 7}, {&r.Reports, 90}} {
+		defN(f.v, f.d*Day)
+	}
 	if c.Secrets.KeyEnv == "" {
 		def(&c.Secrets.KeyFile, "sealing.key")
 	}

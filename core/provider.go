@@ -58,14 +58,27 @@ type Config struct {
 	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
 	RefreshEvery    time.Duration
 	RefreshMessages int
-	// Retention is how long events are kept that the adapters have shown; 0 is 7 days.
-	Retention time.Duration
+	// Retention says for how long things are kept; Assets.Life is that of attachments.
+	Retention Retention
 	// Assets says where files of users lie and how much of them there may be.
 	Assets AssetsConfig
 	// WrapHub, if set, is put around the way to the hubs of other providers, for tests that lose answers.
 	WrapHub func(port.Hub) port.Hub
 	// WrapNotify, if set, is put around the way from the hubs to the own clients, for tests that repeat, delay and reorder.
 	WrapNotify func(port.Notify) port.Notify
+}
+
+// Retention says for how long things are kept. Zero fields take the default named. What is over is deleted within the hour.
+type Retention struct {
+	Messages time.Duration // as they were shown to the network, with what proves them: 30 days
+	IDs      time.Duration // what tells that something comes a second time: 90 days
+	hub.Retention
+}
+
+// Clean deletes what is kept no longer. Run does it by itself every hour.
+func (p *Provider) Clean(ctx context.Context) error {
+	_, err := p.files.own.Sweep(ctx)
+	return errors.Join(err, p.Hub.Clean(ctx), p.Client.Clean(ctx))
 }
 
 // Provider runs. Make it with New.
@@ -146,11 +159,11 @@ func New(cfg Config) (*Provider, error) {
 		r.remoteHub = cfg.WrapHub(p.fed)
 	}
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
-		Log: cfg.Log.With().Str("part", "hub").Logger()})
+		Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,
 		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter,
-		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention})
+		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention.Messages, Queues: cfg.Retention.Queues, IDs: cfg.Retention.IDs})
 	own := hubAtOwner{p.Hub, p.nodes}
 	r.ownHub, r.ownNotify, r.ownKeys = own, p.Client, p.Client
 	if cfg.WrapNotify != nil {

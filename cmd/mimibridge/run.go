@@ -22,6 +22,7 @@ import (
 	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/federation"
+	"github.com/mimibridge/mimibridge/core/hub"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/people"
 	"github.com/mimibridge/mimibridge/core/store"
@@ -189,6 +190,9 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 		Up: func() { _ = sdnotify.Send(sdnotify.Ready) },
 		Assets: core.AssetsConfig{Folder: c.Assets.Folder, MaxFile: int64(c.Assets.MaxFile), Quota: int64(c.Assets.Quota),
 			Cache: int64(c.Assets.Cache), Life: time.Duration(c.Retention.Attachments)},
+		Retention: core.Retention{Messages: time.Duration(c.Retention.Messages), IDs: time.Duration(c.Retention.IDs),
+			Retention: hub.Retention{Log: time.Duration(c.Retention.Logs), Queues: time.Duration(c.Retention.Queues),
+				Answers: time.Duration(c.Retention.Answers), Reports: time.Duration(c.Retention.Reports)}},
 	}, closeRecord, nil
 }
 

@@ -64,8 +64,10 @@ type Config struct {
 	RefreshMessages int
 	// LocalUser asks an adapter whether it has a user, where that is connected; nil asks it directly.
 	LocalUser func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error)
-	// Retention is how long events are kept that have been shown; 0 is 7 days.
-	Retention time.Duration
+	// Retention is how long events are kept that have been shown; 0 is 30 days. Queues is after how long an event is given
+	// up that has not been shown; 0 is 30 days, and it is at least Retention. IDs is how long a message or an intent
+	// that comes again is known; 0 is 90 days.
+	Retention, Queues, IDs time.Duration
 }
 
 // Suite is the cipher suite of rooms made here and of KeyPackages.
@@ -82,9 +84,8 @@ const (
 	reasonMax       = 512
 	minPause        = 250 * time.Millisecond
 	maxPause        = time.Minute
-	claimPatience   = 2 * time.Second     // a room waits no longer for somebody's key packages; the others go on then
-	historyLife     = 90 * 24 * time.Hour // how long a message or an intent that comes again is known
-	triesBeforeJoin = 5                   // refusals of a commit before the group is joined anew
+	claimPatience   = 2 * time.Second // a room waits no longer for somebody's key packages; the others go on then
+	triesBeforeJoin = 5               // refusals of a commit before the group is joined anew
 )
 
 // Client serves all local users. Safe for concurrent use.
@@ -133,7 +134,14 @@ func New(cfg Config) *Client {
 		cfg.RefreshMessages = 1000
 	}
 	if cfg.Retention == 0 {
-		cfg.Retention = 7 * 24 * time.Hour
+		cfg.Retention = 30 * 24 * time.Hour
+	}
+	if cfg.Queues == 0 {
+		cfg.Queues = 30 * 24 * time.Hour
+	}
+	cfg.Queues = max(cfg.Queues, cfg.Retention)
+	if cfg.IDs == 0 {
+		cfg.IDs = 90 * 24 * time.Hour
 	}
 	if cfg.LocalUser == nil {
 		cfg.LocalUser = func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error) {
@@ -195,7 +203,9 @@ func (c *Client) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		c.clean(ctx)
+		if err := c.Clean(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.Log.Error().Err(err).Msg("cleaning up client tables")
+		}
 		c.stepDue(ctx)
 		select {
 		case <-ctx.Done():
@@ -222,23 +232,22 @@ func (c *Client) stepDue(ctx context.Context) {
 	}
 }
 
-// clean enforces what is kept for how long.
-func (c *Client) clean(ctx context.Context) {
+// Clean deletes what is kept no longer. Run does it by itself every hour.
+func (c *Client) Clean(ctx context.Context) error {
 	now := c.cfg.Now()
 	var names []string
 	for _, a := range c.cfg.Adapters {
 		names = append(names, a.Name())
 	}
-	err := c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+	return c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
 		return errors.Join(
 			tx.ExpireKeyPackages(now.UnixMilli()),
 			tx.TrimEvents(names, now.Add(-c.cfg.Retention).UnixMilli()),
-			tx.TrimHistory(now.Add(-historyLife).UnixMilli()),
-			tx.TrimStray())
+			tx.TrimEvents(nil, now.Add(-c.cfg.Queues).UnixMilli()),
+			tx.TrimHistory(now.Add(-c.cfg.IDs).UnixMilli()),
+			tx.TrimStray(),
+			tx.TrimViews())
 	})
-	if err != nil && ctx.Err() == nil {
-		c.cfg.Log.Error().Err(err).Msg("cleaning up client tables")
-	}
 }
 
 // running returns Run's context, nil before Run and after its end.

@@ -23,7 +23,6 @@ const (
 	allSlots  = 512
 
 	// What a follower has not taken for so long is given up; it joins its rooms anew when it is back.
-	queueLife = 30 * 24 * time.Hour
 )
 
 // queue is a follower's delivery: at most one goroutine, with one batch under way.
@@ -51,7 +50,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
-		h.clean(ctx)
+		if err := h.Clean(ctx); err != nil && ctx.Err() == nil {
+			h.cfg.Log.Error().Err(err).Msg("cleaning up hub tables")
+		}
 		select {
 		case <-ctx.Done():
 			h.rooms.Close() // in this order: a room that still works may start deliveries
@@ -62,23 +63,25 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-func (h *Hub) clean(ctx context.Context) {
-	now := h.cfg.Now()
+// Clean deletes what is kept no longer. Run does it by itself every hour.
+func (h *Hub) Clean(ctx context.Context) error {
+	now, keep := h.cfg.Now(), h.cfg.Retention
 	var given []store.Queue
 	err := h.cfg.Store.Update(ctx, func(tx *store.Tx) (err error) {
-		given, err = tx.GiveUpQueues(now.Add(-queueLife).UnixMilli())
+		given, err = tx.GiveUpQueues(now.Add(-keep.Queues).UnixMilli())
 		return errors.Join(err,
-			tx.ForgetAnswers(now.Add(-answerLife).UnixMilli()),
+			tx.ForgetAnswers(now.Add(-keep.Answers).UnixMilli()),
+			tx.TrimReports(now.Add(-keep.Reports).UnixMilli()),
 			tx.ExpireRoutes(now.UnixMilli()),
-			tx.TrimLog(now.Add(-answerLife).UnixMilli()))
+			tx.TrimLog(now.Add(-keep.Log).UnixMilli()))
 	})
-	if err != nil && ctx.Err() == nil {
-		h.cfg.Log.Error().Err(err).Msg("cleaning up hub tables")
-		return
+	if err != nil {
+		return err
 	}
 	for _, q := range given {
-		h.cfg.Log.Warn().Str("room", q.Room).Str("peer", q.Peer).Dur("after", queueLife).Msg("a follower has not taken its messages; the oldest are given up")
+		h.cfg.Log.Warn().Str("room", q.Room).Str("peer", q.Peer).Dur("after", keep.Queues).Msg("a follower has not taken its messages; the oldest are given up")
 	}
+	return nil
 }
 
 // Reload reads a room again, which was another node's, and starts its deliveries.

@@ -44,15 +44,34 @@ type Config struct {
 	Notify port.Notify
 	Now    func() time.Time
 	Log    zerolog.Logger
+
+	Retention Retention
 }
 
 // Suite is the cipher suite of rooms made here: the one every MLS client has (RFC 9420 section 17.1).
 const Suite = mls.CipherSuite(1)
 
-const (
-	answerLife = 7 * 24 * time.Hour
-	roomIdle   = 5 * time.Minute
-)
+const roomIdle = 5 * time.Minute
+
+// Retention is for how long the hub keeps things. Zero fields take the default named.
+type Retention struct {
+	Log     time.Duration // what was fanned out and everybody has: 7 days
+	Queues  time.Duration // what somebody has not taken; it is given up then: 30 days
+	Answers time.Duration // answers that are given again to the same octets: 7 days
+	Reports time.Duration // reports of abuse: 90 days
+}
+
+func (r Retention) withDefaults() Retention {
+	for _, f := range []struct {
+		v *time.Duration
+		d int
+	}{{&r.Log, 7}, {&r.Queues, 30}, {&r.Answers, 7}, {&r.Reports, 90}} {
+		if *f.v <= 0 {
+			*f.v = time.Duration(f.d) * 24 * time.Hour
+		}
+	}
+	return r
+}
 
 // Hub implements port.Hub for the rooms of its domain. Safe for concurrent use.
 type Hub struct {
@@ -75,6 +94,7 @@ type Counters struct {
 
 // New makes a hub. It delivers nothing before Run.
 func New(cfg Config) *Hub {
+	cfg.Retention = cfg.Retention.withDefaults()
 	h := &Hub{cfg: cfg, queues: map[store.Queue]*queue{}, slots: map[string]chan struct{}{}, all: make(chan struct{}, allSlots)}
 	h.rooms = mailbox.New(func(key string) *room { return &room{h: h, id: key} }, roomIdle, cfg.Log)
 	return h

@@ -534,6 +534,14 @@ func (tx *Tx) TrimHistory(before int64) error {
 	return tx.do(`DELETE FROM intent WHERE created<? AND status>=2`, before)
 }
 
+// TrimViews forgets who was in the rooms that all local users have left, once nothing of them is kept any more.
+func (tx *Tx) TrimViews() error {
+	return tx.do(`UPDATE client_room SET view=NULL, state=NULL WHERE status=? AND view IS NOT NULL
+		AND NOT EXISTS (SELECT 1 FROM event e WHERE e.room_id=client_room.room_id)
+		AND NOT EXISTS (SELECT 1 FROM intent i WHERE i.room_id=client_room.room_id AND i.status<2)
+		AND NOT EXISTS (SELECT 1 FROM client_pending p WHERE p.room_id=client_room.room_id)`, ClientOut)
+}
+
 // TrimStray deletes what came for rooms that nobody here is joining any more.
 func (tx *Tx) TrimStray() error {
 	return tx.do(`DELETE FROM inbox WHERE room_id IN (SELECT room_id FROM client_room c WHERE status<>?

@@ -139,7 +139,7 @@ func (s *Store) openSQLite(ctx context.Context) (err error) {
 		return fmt.Errorf("store: %w", err)
 	}
 	f.Close()
-	s.write, err = sql.Open("sqlite", dsn(o.Path, "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)", "wal_autocheckpoint(4000)"))
+	s.write, err = sql.Open("sqlite", dsn(o.Path, "auto_vacuum(incremental)", "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)", "wal_autocheckpoint(4000)"))
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
@@ -147,6 +147,9 @@ func (s *Store) openSQLite(ctx context.Context) (err error) {
 	s.restored = o.Restored
 	if s.conn, err = s.write.Conn(ctx); err != nil {
 		return fmt.Errorf("store: open %s: %w", o.Path, err)
+	}
+	if err := s.shrinkable(ctx); err != nil {
+		return fmt.Errorf("store: %w", err)
 	}
 	if err := s.migrate(ctx, o.Domain); err != nil {
 		return err
@@ -493,6 +496,9 @@ func (s *Store) writer() {
 		case j := <-s.work:
 			batch = append(batch, j)
 		case <-tick:
+			if s.shrink() {
+				emptied = ^s.commits
+			}
 			if s.commits != emptied && s.emptyLog() {
 				emptied = s.commits
 			}
@@ -519,6 +525,51 @@ func (s *Store) writer() {
 		}
 		s.run(tx, batch)
 	}
+}
+
+// shrinkable makes a database of the first version, whose file could only grow, one that gives space back. This
+// writes all of it anew, once.
+func (s *Store) shrinkable(ctx context.Context) error {
+	var mode, pages int
+	if err := s.conn.QueryRowContext(ctx, "PRAGMA auto_vacuum").Scan(&mode); err != nil || mode != 0 {
+		return err
+	}
+	if err := s.conn.QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil || pages == 0 {
+		return err
+	}
+	if _, err := s.conn.ExecContext(ctx, "PRAGMA auto_vacuum=incremental"); err != nil {
+		return err
+	}
+	_, err := s.conn.ExecContext(ctx, "VACUUM")
+	return err
+}
+
+// Pages that deleted rows leave are used again; beyond minFree they are given back, not for longer than shrinkTime at once:
+// writers wait.
+const (
+	minFree    = 256
+	shrinkTime = 200 * time.Millisecond
+)
+
+func (s *Store) shrink() (some bool) {
+	ctx := context.Background()
+	for end := time.Now().Add(shrinkTime); time.Now().Before(end); {
+		var free int
+		if s.conn.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free) != nil || free <= minFree {
+			return some
+		}
+		rows, err := s.conn.QueryContext(ctx, "PRAGMA incremental_vacuum(256)")
+		if err != nil {
+			return some
+		}
+		for rows.Next() { // each step moves a page
+		}
+		if rows.Close() != nil || rows.Err() != nil {
+			return some
+		}
+		some = true
+	}
+	return some
 }
 
 // emptyLog writes SQLite's write-ahead log into the database and makes it empty. It does not wait long for readers, behind
