@@ -7,31 +7,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 )
 
-// movable is a clock that stands still between moves.
-type movable struct {
-	mu sync.Mutex
-	t  time.Time
-}
+// movable is a clock that can be moved ahead.
+type movable struct{ ahead atomic.Int64 }
 
-func (m *movable) now() time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.t = m.t.Add(time.Millisecond)
-	return m.t
-}
+func (m *movable) now() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) }
 
-func (m *movable) move(d time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.t = m.t.Add(d)
-}
+func (m *movable) move(d time.Duration) { m.ahead.Add(int64(d)) }
 
 // rows counts what is in tables of a provider's database.
 func (p *provider) rows(query string, args ...any) (n int) {
@@ -65,7 +53,7 @@ func assetFiles(t *testing.T, p *provider) (n int) {
 func TestRetention(t *testing.T) {
 	_, ps := newNetwork(t, "a.test")
 	p := ps[0]
-	clock := &movable{t: time.Now()}
+	clock := &movable{}
 	p.now = clock.now
 	p.start()
 	room := p.room("team")
