@@ -964,3 +964,29 @@ func TestBanRetracts(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusalClosesDirectRoom: who is refused writes no more to the direct room; what is under way is not shown.
+func TestRefusalClosesDirectRoom(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	alice, bob := a.user("alice"), b.user("bob")
+	b.consent(bob, alice, mimiuri.URI{}, adapter.GrantConsent)
+	room := a.direct("alice", bob)
+	a.say(room, "alice", "one")
+	equal(t, "b", b.awaitTexts(room, 1), []string{"alice: one"})
+	b.consent(bob, alice, mimiuri.URI{}, adapter.RefuseConsent)
+	a.awaitContact(alice, bob, mimiuri.URI{}, func(c adapter.Contact) bool { return c.Granted == adapter.ConsentRefused })
+	err := a.mem.host.Intake(t.Context(), adapter.Intent{Kind: adapter.SendMessage, Room: room, Actor: alice, OriginID: "x", Content: content.Text("two")})
+	if !fault.Is(err, fault.Forbidden) || !strings.Contains(fault.Public(err), "do not want") {
+		t.Errorf("alice writes on: %v", err)
+	}
+	// A provider that does not keep to it: as if the word had not come.
+	a.consent(alice, bob, mimiuri.URI{}, adapter.AskConsent)
+	a.say(room, "alice", "three")
+	a.awaitTexts(room, 2)
+	b.say(room, "bob", "leave me")
+	equal(t, "b", b.awaitTexts(room, 2), []string{"alice: one", "bob: leave me"})
+	b.consent(bob, alice, mimiuri.URI{}, adapter.GrantConsent)
+	a.say(room, "alice", "four")
+	equal(t, "b", b.awaitTexts(room, 3), []string{"alice: one", "bob: leave me", "alice: four"})
+}

@@ -325,8 +325,13 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 	room := uri(k.room)
 	for {
 		var events []store.Event
+		direct := false
 		err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
-			events, err = tx.Undelivered(k.room, k.adapter, 64)
+			if events, err = tx.Undelivered(k.room, k.adapter, 64); err != nil || len(events) == 0 {
+				return err
+			}
+			a, _, err := tx.DirectPair(k.room)
+			direct = a != ""
 			return err
 		})
 		if err != nil || len(events) == 0 {
@@ -344,7 +349,9 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 			start := time.Now()
 			hidden := false
 			if ev.Kind == adapter.Message && len(ev.Local) > 0 {
-				ev.Local = c.cfg.People.Sees(ev.Local, ev.Sender, ev.Room)
+				if ev.Local, err = c.cfg.People.Sees(ctx, ev.Local, ev.Sender, ev.Room, direct); err != nil {
+					return err
+				}
 				hidden = len(ev.Local) == 0 // from somebody whom all who might see it have blocked
 			}
 			if hidden {

@@ -24,8 +24,8 @@ type People interface {
 	Ask(ctx context.Context, by, target, room mimiuri.URI, seq uint64) error
 	// Waiting reports whether an invitation waits for an answer to Ask that has not come.
 	Waiting(ctx context.Context, by, target, room mimiuri.URI, seq uint64) (bool, error)
-	// Sees gives those of local who want to see what sender sent.
-	Sees(local []mimiuri.URI, sender, room mimiuri.URI) []mimiuri.URI
+	// Sees gives those of local who want to see what sender sent to the room, which may be the direct one of two users.
+	Sees(ctx context.Context, local []mimiuri.URI, sender, room mimiuri.URI, direct bool) ([]mimiuri.URI, error)
 }
 
 // everybody is People where nothing is decided.
@@ -42,7 +42,9 @@ func (everybody) Ask(context.Context, mimiuri.URI, mimiuri.URI, mimiuri.URI, uin
 func (everybody) Waiting(context.Context, mimiuri.URI, mimiuri.URI, mimiuri.URI, uint64) (bool, error) {
 	return false, nil
 }
-func (everybody) Sees(local []mimiuri.URI, _, _ mimiuri.URI) []mimiuri.URI { return local }
+func (everybody) Sees(_ context.Context, local []mimiuri.URI, _, _ mimiuri.URI, _ bool) ([]mimiuri.URI, error) {
+	return local, nil
+}
 
 // errNoConsent is what key material is refused with for a user who is not there or does not want to: one cannot tell.
 var errNoConsent = fault.New(fault.Forbidden, "there is no such user, or they do not want to be added to rooms")

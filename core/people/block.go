@@ -86,15 +86,35 @@ func (p *People) blockedByAdmin(user, room mimiuri.URI) bool {
 	return s.admin && slices.ContainsFunc(names(user, room), func(n string) bool { return s.blocks[n][""] })
 }
 
-// Sees gives those of the local users who want to see what sender sent to the room. The slice may be the one given.
-func (p *People) Sees(local []mimiuri.URI, sender, room mimiuri.URI) []mimiuri.URI {
+// Sees gives those of the local users who want to see what sender sent to the room: not those who have blocked either, nor, in
+// the direct room of two users, who has refused the other. The slice may be the one given.
+func (p *People) Sees(ctx context.Context, local []mimiuri.URI, sender, room mimiuri.URI, direct bool) ([]mimiuri.URI, error) {
 	s := p.snap.Load()
-	if len(s.blocks) == 0 {
-		return local
+	if len(s.blocks) == 0 && !direct {
+		return local, nil
+	}
+	refuses := map[string]bool{}
+	if direct {
+		err := p.cfg.Store.View(ctx, func(tx *store.Tx) error {
+			for _, u := range local {
+				if u == sender {
+					continue
+				}
+				row, err := tx.Consent(u.String(), sender.String(), "")
+				if err != nil {
+					return err
+				}
+				refuses[u.String()] = row.Grants == refused
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	var out []mimiuri.URI
 	for _, u := range local {
-		hidden := slices.ContainsFunc(names(sender, room), func(n string) bool {
+		hidden := refuses[u.String()] || slices.ContainsFunc(names(sender, room), func(n string) bool {
 			o := s.blocks[n]
 			return o[""] || u != sender && o[u.String()]
 		})
@@ -104,7 +124,7 @@ func (p *People) Sees(local []mimiuri.URI, sender, room mimiuri.URI) []mimiuri.U
 			out = append(out, u)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // block writes or takes away a block of a local user, or with an empty owner of the admin.

@@ -407,6 +407,20 @@ func (p *People) Admit(tx *store.Tx, in *adapter.Intent) error {
 		return p.use(tx, actor, "rooms", 24*time.Hour, l.RoomsADay, fmt.Sprintf("you may open %d rooms a day; please wait until tomorrow", l.RoomsADay))
 	case adapter.JoinRoom:
 		return rooms()
+	case adapter.SendMessage:
+		a, b, err := tx.DirectPair(in.Room.String())
+		if err != nil || a == "" {
+			return err
+		}
+		other := a
+		if a == actor {
+			other = b
+		}
+		row, err := tx.Consent(actor, other, "")
+		if err == nil && row.Granted == refused {
+			err = fault.New(fault.Forbidden, "they do not want to hear from you")
+		}
+		return err
 	case adapter.Invite:
 		if p.blockedByAdmin(in.Target, in.Room) || p.Peer(in.Target.Domain) != nil {
 			p.Counters.Refused.Add(1)

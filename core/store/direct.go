@@ -1,5 +1,7 @@
 package store
 
+import "strings"
+
 // DirectRooms lists the direct rooms of a pair of users, in order.
 func (tx *Tx) DirectRooms(users string) (rooms []string, err error) {
 	err = tx.each(func(scan func(...any) error) error {
@@ -21,4 +23,14 @@ func (tx *Tx) PutDirectRoom(users, room string) error {
 // DropDirectRoom forgets one that is over.
 func (tx *Tx) DropDirectRoom(room string) error {
 	return tx.do(`DELETE FROM direct_room WHERE room_id=?`, room)
+}
+
+// DirectPair gives the two users of a direct room; none if it is not one.
+func (tx *Tx) DirectPair(room string) (a, b string, err error) {
+	var users string
+	if _, err = tx.one([]any{&users}, `SELECT users FROM direct_room WHERE room_id=?`, room); err != nil {
+		return "", "", err
+	}
+	a, b, _ = strings.Cut(users, " ")
+	return a, b, nil
 }

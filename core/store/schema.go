@@ -340,6 +340,7 @@ CREATE TABLE direct_room (
 	room_id TEXT NOT NULL,
 	PRIMARY KEY (users, room_id)
 ) WITHOUT ROWID;
+CREATE INDEX direct_room_room ON direct_room (room_id);
 
 -- Files kept for users here. The octets lie in a file of that name. type: '' for an attachment; expires: ms, 0 for never.
 CREATE TABLE asset (
