@@ -13,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/federation"
@@ -174,6 +175,7 @@ func TestHostileFollower(t *testing.T) {
 	hold := make(chan struct{})
 	held := make(chan []byte, 8)
 	way := c.stand()
+	c.tune = func(cfg *core.Config) { cfg.Bulky = true }
 	c.start()
 	room := open(t, a, b.user("bob"), c.user("carol"), c.user("cleo"))
 	talk(t, room, "before", map[*provider]string{a: "alice", b: "bob", c: "carol"})

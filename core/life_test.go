@@ -15,6 +15,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/policy"
 	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/core/wire"
@@ -716,5 +717,98 @@ func TestRacingChanges(t *testing.T) {
 		if n := count(p.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Refused }); n != 0 {
 			t.Errorf("%s: %d refused", p.domain, n)
 		}
+	}
+}
+
+// TestHubThatWantsEverything: commits carry only what the hub cannot know, and all of it for one that refuses that.
+func TestHubThatWantsEverything(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	var brief, bulky atomic.Int64
+	way := b.stand()
+	way.update = func(body []byte, next func([]byte) ([]byte, error)) ([]byte, error) {
+		q, err := wire.ParseUpdateRequest(body)
+		if err != nil {
+			return nil, err
+		}
+		if q.IsCommit() && q.GroupInfo.Partial != nil {
+			brief.Add(1)
+			return (&wire.UpdateRoomResponse{Code: wire.NotAllowed, Description: "a full GroupInfo is needed"}).Marshal(), nil
+		}
+		if q.IsCommit() {
+			bulky.Add(1)
+		}
+		return next(body)
+	}
+	a.start()
+	b.start()
+	room := open(t, a, b.user("bob"))
+	for i := range 3 {
+		u := b.user(fmt.Sprintf("ben%d", i))
+		b.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: b.user("bob"), Target: u})
+		b.awaitJoined(room, u)
+	}
+	if brief.Load() != 1 || bulky.Load() != 3 {
+		t.Errorf("%d brief commits and %d bulky ones", brief.Load(), bulky.Load())
+	}
+	b.awaitRefused(room, b.intake(adapter.Intent{Kind: adapter.Ban, Room: room, Actor: b.user("bob"), Target: a.user("alice")}))
+	b.say(room, "ben2", "hello")
+	a.awaitTexts(room, 1)
+}
+
+// TestLastResort: a peer that takes key packages without using them is given the same one again and again, which works.
+func TestLastResort(t *testing.T) {
+	n, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	peer := n.speak(t, "a.example")
+	key, err := mls.GenerateSignatureKey(nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() *mls.KeyPackage {
+		t.Helper()
+		q := &wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: a.user("mallory"), TargetUser: b.user("bob"), RoomID: a.room("x"), Suites: []mls.CipherSuite{1},
+			SignatureKey: key.Public(), Credential: mls.BasicCredential([]byte(policy.ClientURI(a.user("mallory"), "x").String()))}
+		if err := q.Sign(key); err != nil {
+			t.Fatal(err)
+		}
+		res, err := peer.Keys().KeyMaterial(context.Background(), "", b.user("bob"), q.Marshal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := wire.ParseKeyMaterialResponse(res)
+		if err != nil || r.UserStatus != wire.KeyMaterialSuccess {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		return r.Clients[0].KeyPackage
+	}
+	seen := map[string]bool{}
+	ref := func(kp *mls.KeyPackage) string {
+		r, err := kp.Ref(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(r)
+	}
+	for range 100 {
+		kp := ask()
+		if seen[ref(kp)] || kp.LastResort() {
+			t.Fatal("one of the first is no fresh one")
+		}
+		seen[ref(kp)] = true
+	}
+	last := ask()
+	if !last.LastResort() || seen[ref(last)] || ref(ask()) != ref(last) {
+		t.Error("above the limit it is not one of last resort, the same each time")
+	}
+	// Invitations still work, with that one; then there is another.
+	room := open(t, a, b.user("bob"))
+	b.say(room, "bob", "hello")
+	a.awaitTexts(room, 1)
+	if next := ask(); !next.LastResort() || ref(next) == ref(last) {
+		t.Error("the one of last resort is handed out after it was used")
+	}
+	if b.core.Client.Counters.LastResort.Load() < 4 {
+		t.Error("it was not counted")
 	}
 }

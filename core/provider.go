@@ -55,6 +55,8 @@ type Config struct {
 	Patience time.Duration
 	// OfflineAfter overrides how long a hub has to be out of reach before its rooms count as offline (client.Config).
 	OfflineAfter time.Duration
+	// Bulky has commits carry the whole GroupInfo and tree (client.Config).
+	Bulky bool
 	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
 	RefreshEvery    time.Duration
 	RefreshMessages int
@@ -162,7 +164,7 @@ func New(cfg Config) (*Provider, error) {
 		Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter,
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Bulky: cfg.Bulky,
 		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention.Messages, Queues: cfg.Retention.Queues, IDs: cfg.Retention.IDs})
 	own := hubAtOwner{p.Hub, p.nodes}
 	r.ownHub, r.ownNotify, r.ownKeys = own, p.Client, p.Client

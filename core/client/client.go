@@ -64,6 +64,9 @@ type Config struct {
 	RefreshMessages int
 	// LocalUser asks an adapter whether it has a user, where that is connected; nil asks it directly.
 	LocalUser func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error)
+	// Bulky has commits carry the whole GroupInfo and ratchet tree always. Otherwise they carry what their hub cannot know
+	// (PartialGroupInfo, distributionService), and the whole only for hubs that refuse that.
+	Bulky bool
 	// Retention is how long events are kept that have been shown; 0 is 30 days. Queues is after how long an event is given
 	// up that has not been shown; 0 is 30 days, and it is at least Retention. IDs is how long a message or an intent
 	// that comes again is known; 0 is 90 days.
@@ -76,7 +79,8 @@ const Suite = mls.CipherSuite(1)
 const (
 	roomIdle        = 10 * time.Minute
 	keyPackageLife  = 28 * 24 * time.Hour
-	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold
+	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold; above it there is only that of last resort
+	lastResortGrace = 2 * 24 * time.Hour
 	intentsAtOnce   = 32
 	inboxAtOnce     = 64
 	originMax       = 512
@@ -97,12 +101,22 @@ type Client struct {
 	ctx      context.Context
 	deliver  map[deliveryKey]*delivery
 	workers  sync.WaitGroup
+	takes    map[string]form // hubs, by domain
 	Counters Counters
 }
 
+// form is in what form a hub takes what belongs to a commit; see Config.Bulky.
+type form uint8
+
+const (
+	formUnknown form = iota
+	formBrief
+	formBulky
+)
+
 // Counters count since the start; for metrics.
 type Counters struct {
-	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, Delivered, DeliveryFailed atomic.Uint64
+	Intents, Sent, Received, Dropped, Refused, Frankless, Commits, CommitsLost, Resyncs, Refreshes, Repaired, LastResort, Delivered, DeliveryFailed atomic.Uint64
 }
 
 var (
@@ -148,7 +162,7 @@ func New(cfg Config) *Client {
 			return a.LocalUser(ctx, user)
 		}
 	}
-	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}}
+	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}, takes: map[string]form{}}
 	c.rooms = mailbox.New(func(key string) *room { return newRoom(c, key) }, roomIdle, cfg.Log)
 	return c
 }

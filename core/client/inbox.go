@@ -540,7 +540,7 @@ func (r *room) usedKeys(ch *change, keys []mls.JoinKey) {
 			if err != nil {
 				return err
 			}
-			if err := tx.DeleteKeyPackage(ref); err != nil {
+			if err := tx.DeleteKeyPackage(ref, r.now().Add(lastResortGrace).UnixMilli()); err != nil {
 				return err
 			}
 		}

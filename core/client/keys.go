@@ -129,9 +129,41 @@ func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 	if err != nil {
 		return nil, err
 	}
+	kp, err := c.keyPackage(ctx, id, from, req.RoomID.String())
+	if err != nil {
+		return nil, err
+	}
+	return (&wire.KeyMaterialResponse{Protocol: wire.MLS10, UserStatus: wire.KeyMaterialSuccess, UserURI: target,
+		Clients: []wire.ClientKeyMaterial{{Status: wire.ClientSuccess, ClientURI: id.client, KeyPackage: kp}}}).Marshal(), nil
+}
+
+// keyPackage makes a KeyPackage for one use. A peer that holds too many of the user's without having used them is given that of
+// last resort, which is made once and lasts until it was used.
+func (c *Client) keyPackage(ctx context.Context, id *identity, peer, room string) (*mls.KeyPackage, error) {
+	user := id.user.String()
+	var held int
+	var last *store.KeyPackage
+	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if held, err = tx.CountKeyPackages(peer, user); err == nil && held >= maxOutstanding {
+			last, err = tx.LastResort(user)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	exhausted := held >= maxOutstanding
+	if exhausted {
+		c.Counters.LastResort.Add(1)
+		c.cfg.Log.Warn().Str("peer", peer).Msg("a peer has claimed too many key packages of one user without using them; it gets the one of last resort")
+	}
 	now := c.cfg.Now()
+	if exhausted && last != nil && last.Expires > now.Add(24*time.Hour).UnixMilli() {
+		kp := new(mls.KeyPackage)
+		return kp, tlspl.Unmarshal(last.Package, kp)
+	}
 	kp, secrets, err := mls.NewKeyPackage(c.cfg.MLS, Suite, mls.KeyPackageOptions{
-		Credential: id.credential(), Signature: id.key, LeafExtensions: leafExtensions(),
+		Credential: id.credential(), Signature: id.key, LeafExtensions: leafExtensions(), LastResort: exhausted,
 		Lifetime: &mls.Lifetime{NotBefore: uint64(now.Add(-time.Hour).Unix()), NotAfter: uint64(now.Add(keyPackageLife).Unix())},
 	})
 	if err != nil {
@@ -145,30 +177,28 @@ func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 	if err != nil {
 		return nil, err
 	}
-	room := req.RoomID.String()
-	exhausted := false
+	row := &store.KeyPackage{Ref: ref, User: user, Room: room, Peer: peer, Package: tlspl.Marshal(kp), Secret: secret, Expires: now.Add(keyPackageLife).UnixMilli()}
+	if exhausted { // for any room
+		row.Peer, row.Room = store.PeerLastResort, ""
+	}
 	err = c.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		n, err := tx.CountKeyPackages(from, target.String())
-		if err != nil {
-			return err
+		if exhausted {
+			last, err := tx.LastResort(user)
+			if err != nil {
+				return err
+			}
+			if last != nil { // it is about to expire
+				if err := tx.DeleteKeyPackage(last.Ref, last.Expires); err != nil {
+					return err
+				}
+			}
 		}
-		if exhausted = n >= maxOutstanding; exhausted {
-			return nil
-		}
-		return tx.InsertKeyPackage(&store.KeyPackage{Ref: ref, User: target.String(), Room: room, Peer: from,
-			Package: tlspl.Marshal(kp), Secret: secret, Expires: now.Add(keyPackageLife).UnixMilli()})
+		return tx.InsertKeyPackage(row)
 	})
 	if err != nil {
 		return nil, err
 	}
-	res := &wire.KeyMaterialResponse{Protocol: wire.MLS10, UserStatus: wire.KeyMaterialSuccess, UserURI: target,
-		Clients: []wire.ClientKeyMaterial{{Status: wire.ClientSuccess, ClientURI: id.client, KeyPackage: kp}}}
-	if exhausted {
-		c.cfg.Log.Warn().Str("peer", from).Msg("a peer has claimed too many key packages of one user without using them")
-		res.UserStatus = wire.KeyMaterialPartial
-		res.Clients = []wire.ClientKeyMaterial{{Status: wire.ClientExhausted, ClientURI: id.client}}
-	}
-	return res.Marshal(), nil
+	return kp, nil
 }
 
 // claim is key material for one intent: asked for, or there.

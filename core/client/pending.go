@@ -67,9 +67,54 @@ func (r *room) startCommit(ctx context.Context, leaf mls.LeafIndex, opts mls.Com
 		r.drop()
 		return fmt.Errorf("client: commit in %s: %w", r.id, err)
 	}
-	req := &wire.UpdateRequest{Message: out.Message, Welcome: out.Welcome, GroupInfo: wire.GroupInfoOption{Full: out.GroupInfo}, Tree: *mls.FullTree(out.Tree)}
+	req := &wire.UpdateRequest{Message: out.Message, Welcome: out.Welcome}
+	r.attach(req, out)
 	p := &store.Pending{Kind: pendingCommit, Request: req.Marshal(), Next: out.Pending, Tag: out.ConfirmationTag, Hash: hashOf(out.Message), Created: r.now().UnixMilli()}
 	return r.storePending(ctx, p, intent, r.g.Epoch())
+}
+
+// attach adds GroupInfo and tree to a commit's request, in the form that the hub takes.
+func (r *room) attach(req *wire.UpdateRequest, out *mls.CommitOutput) {
+	if r.takes() == formBulky {
+		req.GroupInfo, req.Tree = wire.GroupInfoOption{Full: out.GroupInfo}, *mls.FullTree(out.Tree)
+		return
+	}
+	req.GroupInfo, req.Tree = wire.GroupInfoOption{Partial: out.GroupInfo.Partial()}, *mls.DistributionServiceTree()
+}
+
+func (r *room) takes() form {
+	switch {
+	case r.c.cfg.Bulky || r.bulky:
+		return formBulky
+	case r.atHub():
+		return formBrief
+	}
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.c.takes[r.uri.Domain]
+}
+
+// learn notes how the hub took a commit. again is true if it refused one that may have been too brief for it: then it is made
+// anew with everything.
+func (r *room) learn(accepted bool) (again bool) {
+	req, err := wire.ParseUpdateRequest(r.pending.Request)
+	if err != nil || !req.IsCommit() || r.atHub() || r.c.cfg.Bulky {
+		return false
+	}
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	brief, was := req.GroupInfo.Partial != nil, r.c.takes[r.uri.Domain]
+	switch {
+	case accepted && brief:
+		r.c.takes[r.uri.Domain] = formBrief
+	case accepted && r.bulky:
+		r.c.takes[r.uri.Domain] = formBulky
+	case !accepted && brief && was == formUnknown:
+		r.bulky = true
+		return true
+	}
+	r.bulky = false
+	return false
 }
 
 func (r *room) storePending(ctx context.Context, p *store.Pending, intent *store.Intent, epoch uint64) error {
@@ -119,6 +164,7 @@ func (r *room) sendPending(ctx context.Context) (more bool, err error) {
 		if r.pending == nil || !bytes.Equal(r.pending.Request, p.Request) {
 			return true, nil // what came before has settled it
 		}
+		r.learn(true)
 		ch := &change{ts: int64(res.AcceptedTimestamp)}
 		switch p.Kind {
 		case pendingCommit:
@@ -147,6 +193,11 @@ func (r *room) sendPending(ctx context.Context) (more bool, err error) {
 		}
 		r.pauseHub(time.Second)
 		return false, nil
+	}
+	if r.learn(false) {
+		ch := &change{}
+		r.undoPending(ch)
+		return true, r.commit(ctx, ch)
 	}
 	return true, r.refusePending(ctx, fault.Forbidden, clip(res.Description))
 }

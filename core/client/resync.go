@@ -111,7 +111,8 @@ func (r *room) external(ctx context.Context, user mimiuri.URI, info *wire.GroupI
 	if err != nil {
 		return err
 	}
-	req := &wire.UpdateRequest{Message: out.Message, GroupInfo: wire.GroupInfoOption{Full: out.GroupInfo}, Tree: *mls.FullTree(out.Tree)}
+	req := &wire.UpdateRequest{Message: out.Message}
+	r.attach(req, out)
 	p := &store.Pending{Kind: pendingExternal, Request: req.Marshal(), Next: state, Tag: out.ConfirmationTag, Hash: hashOf(out.Message), Created: r.now().UnixMilli()}
 	return r.storePending(ctx, p, in, info.GroupInfo.GroupContext.Epoch)
 }

@@ -57,6 +57,7 @@ type room struct {
 	refusals    int                  // of commits in this epoch
 	place       int64                // hub time of what was accepted and waits for what came before it; 0: nothing does
 	resumed     bool                 // what was under way at the start has been asked for
+	bulky       bool                 // the hub has refused a commit, perhaps since it was too brief
 	sentSince   int                  // messages since the last change of keys
 	failures    int
 }

@@ -193,13 +193,24 @@ func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.U
 	if err := r.current().CheckCommit(staged, from, before, 0); err != nil {
 		return r.refuse(from, fault.Public(err), err)
 	}
-	if req.GroupInfo.Full == nil {
-		return r.refuse(from, "a full GroupInfo is needed", nil)
+	info := req.GroupInfo.Full
+	if req.GroupInfo.Partial != nil {
+		info, err = r.g.CompleteGroupInfo(staged, req.GroupInfo.Partial)
+	} else {
+		err = r.g.VerifyGroupInfo(staged, info)
 	}
-	if pub, err := req.GroupInfo.Full.Extensions.ExternalPub(); err != nil || pub == nil {
+	if err != nil {
+		return r.refuse(from, "the GroupInfo is not that of the commit: "+err.Error(), err)
+	}
+	if pub, err := info.Extensions.ExternalPub(); err != nil || pub == nil {
 		return r.refuse(from, "the GroupInfo has no external_pub: nobody could come in by it", err)
 	}
-	if o := req.Tree.Representation; o != mls.RatchetTreeFull && o != mls.RatchetTreeDistributionService {
+	switch req.Tree.Representation {
+	case mls.RatchetTreeFull, mls.RatchetTreeDistributionService:
+		if _, err := r.g.CompleteTree(staged, &req.Tree); err != nil {
+			return r.refuse(from, "the ratchet tree is not that of the commit", err)
+		}
+	default: // what has to be fetched from elsewhere
 		return r.refuse(from, "this RatchetTreeOption is not supported", nil)
 	}
 	welcomeFor, routes, why, err := r.welcome(ctx, staged, req.Welcome)
@@ -214,9 +225,6 @@ func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.U
 	pendingBefore := g.Proposals()
 	if err := g.MergeCommit(staged); err != nil {
 		return r.refuse(from, "the commit is not valid: "+err.Error(), err)
-	}
-	if err := g.VerifyGroupInfo(nil, req.GroupInfo.Full); err != nil {
-		return r.refuse(from, "the GroupInfo is not that of the commit: "+err.Error(), err)
 	}
 	pol, err := policy.ParseState(g.AppData())
 	if err != nil {
@@ -234,7 +242,7 @@ func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.U
 	}
 	row := *r.row
 	ts := r.stamp()
-	row.State, row.Info, row.Epoch, row.LastTS = state, tlspl.Marshal(req.GroupInfo.Full), g.Epoch(), ts
+	row.State, row.Info, row.Epoch, row.LastTS = state, tlspl.Marshal(info), g.Epoch(), ts
 	response := (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(ts)}).Marshal()
 	tree := g.Tree()
 	err = r.write(ctx, &row, func(tx *store.Tx) error {

@@ -63,9 +63,30 @@ func (tx *Tx) KeyPackage(ref []byte) (*KeyPackage, error) {
 	return &k, err
 }
 
-// DeleteKeyPackage forgets one that was used.
-func (tx *Tx) DeleteKeyPackage(ref []byte) error {
-	return tx.do(`DELETE FROM key_package WHERE ref=?`, ref)
+// PeerLastResort stands in KeyPackage.Peer of the one that is handed out again and again where a user's others are
+// used up, PeerLastUsed of one that was used and is not handed out any more.
+const (
+	PeerLastResort = "*last resort"
+	PeerLastUsed   = "*last resort, used"
+)
+
+// LastResort reads a user's KeyPackage of last resort; nil if there is none.
+func (tx *Tx) LastResort(user string) (*KeyPackage, error) {
+	k := KeyPackage{User: user, Peer: PeerLastResort}
+	ok, err := tx.one([]any{&k.Ref, &k.Room, &k.Package, &k.Expires}, `SELECT ref, room_id, package, expires FROM key_package WHERE peer=? AND user=?`, PeerLastResort, user)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &k, nil
+}
+
+// DeleteKeyPackage forgets one that was used. One of last resort stays until then (ms), since others may have it, too, but is
+// not handed out any more.
+func (tx *Tx) DeleteKeyPackage(ref []byte, then int64) error {
+	if err := tx.do(`DELETE FROM key_package WHERE ref=? AND peer NOT IN (?, ?)`, ref, PeerLastResort, PeerLastUsed); err != nil {
+		return err
+	}
+	return tx.do(`UPDATE key_package SET peer=?, expires=? WHERE ref=? AND peer=?`, PeerLastUsed, then, ref, PeerLastResort)
 }
 
 // ExpireKeyPackages forgets those that are no longer valid.
