@@ -508,7 +508,7 @@ func (h *Hub) Submit(ctx context.Context, from string, uri mimiuri.URI, body []b
 		response := (&wire.SubmitMessageResponse{Protocol: wire.MLS10, Code: wire.SubmitAccepted, AcceptedTimestamp: uint64(ts), Frank: frank}).Marshal()
 		f := &wire.FanoutMessage{Timestamp: uint64(ts), Message: req.Message, Frank: frank}
 		err = r.write(ctx, &row, func(tx *store.Tx) error {
-			if err := r.logEntry(tx, &row, ts, f, domains(r.g.Members(), from)); err != nil {
+			if err := r.logEntry(tx, &row, ts, f, r.hearers(from)); err != nil {
 				return err
 			}
 			if err := tx.PutAnswer(r.id, from, hash, response, ts); err != nil {

@@ -17,6 +17,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -115,6 +116,26 @@ type room struct {
 	keys roomKeys
 	g    *mls.PublicGroup
 	pol  *policy.State // of the epoch
+
+	hearing   []string // providers with users who may receive messages
+	hearingOf *mls.PublicGroup
+}
+
+// hearers lists the providers that a message goes to, without one: those with a client of a user whose role has
+// canReceiveMessage.
+func (r *room) hearers(without string) []string {
+	if r.hearingOf != r.g {
+		r.hearing, r.hearingOf = nil, r.g
+		have := map[string]bool{}
+		for _, m := range r.g.Members() {
+			user, _, err := policy.LeafUser(m.Node)
+			if err == nil && !have[user.Domain] && r.pol.MayReceive(user) {
+				have[user.Domain] = true
+				r.hearing = append(r.hearing, user.Domain)
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(r.hearing), func(d string) bool { return d == without })
 }
 
 // roomKeys are kept for the room's life: the frank of an old message has to verify.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -522,5 +523,58 @@ func TestPendingBan(t *testing.T) {
 		if u, _, _ := policy.LeafUser(m.Node); u == carol {
 			t.Error("carol still has a client")
 		}
+	}
+}
+
+// TestCanReceiveMessage: messages do not go to a provider none of whose users may receive them; what changes the group does.
+func TestCanReceiveMessage(t *testing.T) {
+	w := newWorld(t, func(d *mls.AppDataDictionary) {
+		b, _ := d.Get(policy.ComponentRolesList)
+		roles, err := policy.ParseRoleData(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range roles {
+			if roles[i].Index == policy.RoleGroupAdmin {
+				roles[i].Capabilities = []policy.Capability{policy.CanSendMessage}
+			}
+		}
+		d.Set(policy.ComponentRolesList, roles.Marshal())
+	}, bob, carol)
+	deaf, err := policy.ChangeRoleUpdate(w.state(), policy.Participant{User: carol, Role: policy.RoleGroupAdmin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, out := w.commit(alice, mls.CommitOptions{}, policy.ListChange(deaf).Proposal().Body)
+	w.accepted("hub.example", q)
+	w.merge(out)
+	m, err := w.g.Encrypt(w.leaf(alice), []byte("x"), empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := w.h.Submit(context.Background(), "hub.example", room, (&wire.SubmitMessageRequest{Protocol: wire.MLS10, Message: m, SendingURI: alice}).Marshal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := wire.ParseSubmitMessageResponse(b); err != nil || a.Code != wire.SubmitAccepted {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	q, out = w.commit(alice, mls.CommitOptions{ForcePath: true})
+	w.accepted("hub.example", q)
+	w.merge(out)
+	last := func(peer string, n int) []mls.ContentType {
+		var kinds []mls.ContentType
+		for _, f := range w.awaitTold(peer, n) {
+			if f.Message.Welcome == nil {
+				kinds = append(kinds, f.Message.ContentType())
+			}
+		}
+		return kinds[max(len(kinds)-3, 0):]
+	}
+	if got := last("b.example", 5); !slices.Equal(got, []mls.ContentType{mls.ContentCommit, mls.ContentApplication, mls.ContentCommit}) {
+		t.Errorf("bob's provider is told %v", got)
+	}
+	if got := last("c.example", 3); !slices.Equal(got, []mls.ContentType{mls.ContentCommit, mls.ContentCommit}) {
+		t.Errorf("carol's provider is told %v", got)
 	}
 }

@@ -157,6 +157,9 @@ func (s *State) CheckSend(user mimiuri.URI) error {
 	return nil
 }
 
+// MayReceive reports whether a user may be sent messages (canReceiveMessage).
+func (s *State) MayReceive(user mimiuri.URI) bool { return s.Role(user).Can(CanReceiveMessage) }
+
 // checkTakesPart: the user is listed, and neither banned nor on the way out.
 func (s *State) checkTakesPart(user mimiuri.URI) error {
 	switch {
