@@ -144,9 +144,20 @@ func (w *world) Notify(_ context.Context, peer string, _ mimiuri.URI, body []byt
 
 // awaitTold gives what a follower was told once it is n messages.
 func (w *world) awaitTold(peer string, n int) []*wire.FanoutMessage {
+	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	late := false
+	defer time.AfterFunc(time.Minute, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		late = true
+		w.cond.Broadcast()
+	}).Stop()
 	for len(w.told[peer]) < n {
+		if late {
+			w.t.Fatalf("%s was told %d messages, not %d", peer, len(w.told[peer]), n)
+		}
 		w.cond.Wait()
 	}
 	return w.told[peer]
@@ -485,10 +496,9 @@ func TestPendingBan(t *testing.T) {
 		t.Errorf("she is given the group: %v", a.Status)
 	}
 	q, joined := w.joining(dave)
-	before := len(w.awaitTold("b.example", 1))
 	w.accepted("d.example", q)
 
-	told := w.awaitTold("b.example", before+2)
+	told := w.awaitTold("b.example", 4) // his Welcome, carol's addition, the ban, dave's commit
 	commit := told[len(told)-1]
 	if commit.Message.ContentType() != mls.ContentCommit || len(commit.ExternalProposals) != 2 {
 		t.Fatalf("bob's provider is told %v with %d proposals of the hub", commit.Message.ContentType(), len(commit.ExternalProposals))
