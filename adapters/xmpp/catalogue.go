@@ -6,6 +6,10 @@ const (
 	textUnknown   = "[a message that this bridge cannot show as text]"
 	textRetracted = "/me retracted a message, which this client does not support."
 	textCall      = "Join the call:"
+	textAsk       = "asks whether they may add you to rooms and write to you"
+	textSearch    = "People elsewhere can be found by what they let themselves be found by. Fill in one field, exactly, and the domain of their provider."
+	textAbout     = "I connect this server with MIMI, the federation of end-to-end encrypted messengers."
+	textReported  = "The report has been sent to the provider that keeps the room."
 )
 
 var (
@@ -48,3 +52,60 @@ var (
 	errAffiliation    = errBadRequest("An affiliation is one of owner, admin, member, none and outcast.")
 	errVoiceOfAdmin   = &stanzaError{"cancel", "not-allowed", "Owners and admins always have voice."}
 )
+
+var (
+	errSearch     = errNotAcceptable("Please fill in what to look for.")
+	errReportWhat = errNotAcceptable("A report names a message of a MIMI room by its stanza-id.")
+	errRoomAvatar = errForbidden("You may not change the picture of this room.")
+	errPicture    = errNotAcceptable("A picture is a PNG, JPEG, GIF or WebP of at most 256 kB.")
+)
+
+const (
+	textDoneAsk        = "They are asked. The answer comes as a change of their presence, or here."
+	textDoneAllow      = "They may add you now."
+	textDoneRefuse     = "They may not add you or write to you."
+	textDoneBlock      = "Blocked."
+	textDoneUnblock    = "Not blocked any more."
+	textDoneProfile    = "Your profile is changed."
+	textFoundNobody    = "Nobody was found. Only those are found who let themselves be found."
+	textNoContacts     = "You have asked nobody, and nobody has asked you."
+	textNothingBlocked = "Nothing is blocked."
+	textSafety         = "Compare it with theirs by another way. It verifies the bridges of %s and %s, not the persons."
+	textNotDeleted     = "Nothing was deleted. To leave all rooms and delete what is stored of you, say yes."
+	textDeleting       = "You leave all rooms, and what is stored of you is being deleted."
+)
+
+var (
+	errBlockWhat   = errNotFound("What can be blocked is a person, a room or a domain: an address, a MIMI URI, or a name such as example.org.")
+	errSetting     = errNotAcceptable("The settings are receipts, typing and mentions, each on or off, and consent: ask, contacts, everyone or nobody.")
+	errExportLarge = errNotAcceptable("This is too much for a message. The administrator can export it by the command line.")
+)
+
+// helpText is the answer to help, and to what is not understood.
+func helpText() string {
+	text := `I connect this server with MIMI, the federation of end-to-end encrypted messengers. Encryption ends at this gateway.
+rooms – list the rooms you take part in
+create ROOM [NAME] – make a room
+join ROOM – take part in a room, if it lets you in
+invite ROOM PERSON – make somebody a participant of a room
+leave ROOM – leave a room for good; closing it in your client keeps you in
+`
+	for _, c := range simpleHelp {
+		text += c + "\n"
+	}
+	return text + `help – this text
+ROOM is a name here (balcony), the room's address or its MIMI URI. PERSON is an address or a MIMI URI such as mimi://example.org/u/name.
+The same is offered as commands (ad-hoc) by clients that have them.`
+}
+
+var simpleHelp = func() (out []string) {
+	for _, c := range []string{"find", "contacts", "ask", "allow", "refuse", "blocked", "block", "unblock", "report", "safety", "settings", "profile", "export", "delete"} {
+		x := simpleOf(c)
+		line := c
+		if x.usage != "" {
+			line += " " + x.usage
+		}
+		out = append(out, line+" – "+x.name)
+	}
+	return out
+}()

@@ -21,7 +21,7 @@ var adhocs = []adhoc{
 	{"invite", "Invite somebody to a room", true},
 }
 
-func isCommandNode(node string) bool { return commandOf(node) != nil }
+func isCommandNode(node string) bool { return commandOf(node) != nil || simpleOf(node) != nil }
 
 func commandOf(node string) *adhoc {
 	for i := range adhocs {
@@ -46,6 +46,11 @@ func (s *service) commandItems(in *packet, q *element) (*element, error) {
 			out.add(el(nsDiscoItem, "item", "jid", in.to.String(), "node", c.node, "name", c.name))
 		}
 	}
+	if in.to.local == "" && in.st == s.toUser {
+		for _, c := range simples {
+			out.add(el(nsDiscoItem, "item", "jid", in.to.String(), "node", c.node, "name", c.name))
+		}
+	}
 	return out, nil
 }
 
@@ -53,6 +58,9 @@ func (s *service) commandItems(in *packet, q *element) (*element, error) {
 func (s *service) commandInfo(_ *packet, q *element) (*element, error) {
 	out := query(nsDiscoInfo, q)
 	if c := commandOf(q.attr("node")); c != nil {
+		return out.add(identity("automation", "command-node", c.name)).add(features(nsCommands, nsData)...), nil
+	}
+	if c := simpleOf(q.attr("node")); c != nil {
 		return out.add(identity("automation", "command-node", c.name)).add(features(nsCommands, nsData)...), nil
 	}
 	return out.add(identity("automation", "command-list", "Commands")), nil
@@ -69,6 +77,10 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 	}
 	c := commandOf(q.attr("node"))
 	atRoom := in.st == s.toRoom
+	simple := simpleOf(q.attr("node"))
+	if simple != nil && !atRoom && in.to.local == "" && in.to.resource == "" {
+		c = &adhoc{node: simple.node, name: simple.name}
+	}
 	if c == nil || in.to.resource != "" || atRoom && (in.to.local == "" || !c.atRoom) || !atRoom && in.to.local != "" {
 		return nil, errNotFound("There is no such command here.")
 	}
@@ -89,6 +101,11 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 
 	var u mimiuri.URI
 	x := q.child(nsData, "x")
+	if simple != nil {
+		ctx, cancel := s.timeout()
+		defer cancel()
+		return s.simpleCommand(ctx, simple, user, x, reply)
+	}
 	if atRoom {
 		if u, err = s.roomAt(in); err != nil {
 			return nil, err

@@ -17,6 +17,7 @@ func (s *service) routeRest(rt *gosrc.Router, st func() *stream) {
 		return nil, errService
 	}))
 	rt.NewRoute().Packet("iq").StanzaType("result", "error").HandlerFunc(s.on(st, func(in *packet) {
+		s.answered(in)
 		// Answers to what an occupant was asked by the room: only an error says something.
 		if in.st == s.toRoom && in.typ == "error" && in.from.resource != "" {
 			s.log.Debug().Str("condition", conditionOf(in.kids)).Msg("an answer that nobody waits for")

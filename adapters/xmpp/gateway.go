@@ -31,6 +31,10 @@ func (s *service) routeUsers() {
 	iq(nsRegister, s.gatewayRegister)
 	iq(nsGateway, s.gatewayPrompt)
 	iq(nsCommands, s.command)
+	iq(nsVCard, s.userVCard)
+	iq(nsVCard4, s.userVCard)
+	iq(nsPubSub, s.userPubSub)
+	iq(nsSearch, s.search)
 	iq(nsVersion, func(in *packet, q *element) (*element, error) {
 		if in.to.local != "" {
 			return nil, errService
@@ -64,15 +68,15 @@ func (s *service) userInfo(in *packet, q *element) (*element, error) {
 	node := q.attr("node")
 	out := query(nsDiscoInfo, q)
 	if in.to.local != "" {
-		if node != "" {
+		if node != "" && node != capsNode+"#"+capsVer {
 			return nil, errNotFound("")
 		}
-		return out.add(identity("account", "registered", "")).add(features(nsDiscoInfo, nsPing, nsDirect)...), nil
+		return out.add(identity("account", "registered", "")).add(features(contactFeatures...)...), nil
 	}
 	switch {
 	case node == "":
 		return out.add(identity("gateway", "mimi", "MIMI gateway")).add(features(
-			nsDiscoInfo, nsDiscoItem, nsCommands, nsRegister, nsGateway, nsPing, nsVersion, nsDirect)...), nil
+			nsDiscoInfo, nsDiscoItem, nsCommands, nsRegister, nsGateway, nsPing, nsVersion, nsDirect, nsSearch, nsVCard)...), nil
 	case isCommandNode(node) || node == nsCommands:
 		return s.commandInfo(in, q)
 	}
@@ -135,29 +139,47 @@ func (s *service) gatewayPrompt(in *packet, q *element) (*element, error) {
 	return el(nsGateway, "query").add(textEl(nsGateway, "jid", j), textEl(nsGateway, "prompt", j)), nil
 }
 
-// userPresence answers subscriptions: a contact stays in the roster, from where it can be invited to rooms; whether
-// people elsewhere are there is not known.
+// userPresence handles subscriptions, see people.go, and probes. The gateway itself is a contact of whoever wants it.
 func (s *service) userPresence(in *packet) {
 	from, to := in.to.bare().String(), in.from.bare().String()
 	switch in.typ {
-	case "subscribe":
-		if _, err := s.sender(in); err != nil {
-			s.refuse(in, err)
-			return
+	case "subscribe", "subscribed", "unsubscribe", "unsubscribed":
+		user, err := s.sender(in)
+		if err == nil && in.to.local != "" {
+			err = s.contactSubscription(in, user)
 		}
-		if err := s.exists(in); err != nil {
-			s.refuse(in, err)
-			return
+		switch {
+		case err != nil && in.typ == "subscribe":
+			// A client shows no error of this kind: the answer is no, and the reason comes in words.
+			s.reply(in.st, el("", "presence", "type", "unsubscribed", "from", from, "to", to).add(textEl("", "status", publicText(err))))
+			if in.to.local != "" {
+				s.reply(in.st, s.gatewayLine(to, from+": "+publicText(err)))
+			}
+		case err != nil:
+			s.log.Warn().Err(err).Str("type", in.typ).Msg("a subscription was not carried out")
+		case in.to.local != "":
+		case in.typ == "subscribe":
+			s.reply(in.st, el("", "presence", "type", "subscribed", "from", from, "to", to), el("", "presence", "from", from, "to", to))
+		case in.typ == "unsubscribe":
+			s.reply(in.st, el("", "presence", "type", "unsubscribed", "from", from, "to", to))
 		}
-		s.reply(in.st, el("", "presence", "type", "subscribed", "from", from, "to", to))
-		if in.to.local == "" {
-			s.reply(in.st, el("", "presence", "from", from, "to", to))
-		}
-	case "unsubscribe":
-		s.reply(in.st, el("", "presence", "type", "unsubscribed", "from", from, "to", to))
 	case "probe", "":
-		if _, err := s.sender(in); err == nil && in.to.local == "" {
+		user, err := s.sender(in)
+		if err != nil {
+			return
+		}
+		if in.to.local == "" {
 			s.reply(in.st, el("", "presence", "from", from, "to", in.from.String()))
+			return
+		}
+		other, ok := s.contact(in.to.local)
+		if !ok {
+			return
+		}
+		ctx, cancel := s.timeout()
+		defer cancel()
+		if is, err := s.db.hasContact(ctx, user, other); err == nil && is {
+			s.reply(in.st, s.contactPresence(other).with(in.from.String()))
 		}
 	}
 }
@@ -175,7 +197,7 @@ func (s *service) userMessage(in *packet) {
 func (s *service) userMessageIn(in *packet) error {
 	body, _ := bodyOf(in)
 	x := find(in.kids, nsDirect, "x")
-	if x == nil && body == "" && in.to.local == "" {
+	if x == nil && body == "" && in.to.local == "" && find(in.kids, nsReporting, "report") == nil {
 		return nil // typing, receipts and the like; an invitation of another room, too
 	}
 	user, err := s.sender(in)
@@ -184,6 +206,9 @@ func (s *service) userMessageIn(in *packet) error {
 	}
 	if err := s.exists(in); err != nil {
 		return err
+	}
+	if rep := find(in.kids, nsReporting, "report"); rep != nil {
+		return s.reported(in, user, rep)
 	}
 	switch {
 	case in.typ == "groupchat":
@@ -207,16 +232,6 @@ func (s *service) userMessageIn(in *packet) error {
 	return s.chat(in, user, body)
 }
 
-const helpText = `I connect this server with MIMI, the federation of end-to-end encrypted messengers. Encryption ends at this gateway.
-rooms – list the rooms you take part in
-create ROOM [NAME] – make a room
-join ROOM – take part in a room, if it lets you in
-invite ROOM PERSON – make somebody a participant of a room
-leave ROOM – leave a room for good; closing it in your client keeps you in
-help – this text
-ROOM is a name here (balcony), the room's address or its MIMI URI. PERSON is an address or a MIMI URI such as mimi://example.org/u/name.
-The same is offered as commands (ad-hoc) by clients that have them.`
-
 // chat is a line to the gateway. What cannot be answered at once is answered when it has been done, by the event
 // that carries the hint.
 func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
@@ -227,7 +242,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 	}
 	words := strings.Fields(line)
 	if len(words) == 0 || len(line) > 4000 {
-		return say("%s", helpText)
+		return say("%s", helpText())
 	}
 	h, ok := hint{Kind: hintChat, JID: in.from.String()}.encode()
 	if !ok {
@@ -290,7 +305,10 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 		}
 		intent.Kind = adapter.LeaveRoom
 	default:
-		return say("%s", helpText)
+		if text, ok := s.simpleLine(user, words); ok {
+			return say("%s", text)
+		}
+		return say("%s", helpText())
 	}
 	if err := s.intake(intent); err != nil {
 		return say("That was not done: %s", fault.Public(err))

@@ -30,7 +30,7 @@ func (w *world) last() (in adapter.Intent) {
 // All by chat with the gateway.
 func TestChat(t *testing.T) {
 	w := newWorld(t)
-	if got := w.says(romeo, "what?"); got != helpText {
+	if got := w.says(romeo, "what?"); got != helpText() {
 		t.Errorf("%q", got)
 	}
 	if got := w.says(romeo, "rooms"); got != "You take part in no room." {
@@ -213,7 +213,7 @@ func TestCommands(t *testing.T) {
 	for _, k := range items.child(nsDiscoItem, "query").Kids {
 		nodes = append(nodes, k.attr("node"))
 	}
-	if !slices.Equal(nodes, []string{"leave", "create", "join", "invite"}) {
+	if !slices.Equal(nodes[:4], []string{"leave", "create", "join", "invite"}) || len(nodes) != 4+len(simples) {
 		t.Errorf("%v", nodes)
 	}
 	if e := w.ask(testUsers, romeo, testUsers, "get", "<query xmlns='http://jabber.org/protocol/disco#info' node='leave'/>"); e.child(nsDiscoInfo, "query").child(nsDiscoInfo, "identity").attr("type") != "command-node" {
@@ -444,10 +444,6 @@ func TestDisco(t *testing.T) {
 		{testUsers, testUsers, "set", "<query xmlns='jabber:iq:gateway'><prompt>mimi://matrix.example/u/juliet</prompt></query>", ""},
 		{testUsers, testUsers, "set", "<query xmlns='jabber:iq:gateway'><prompt>nonsense</prompt></query>", "item-not-found"},
 		{testUsers, testUsers, "set", "<query xmlns='jabber:iq:register'><remove/></query>", "feature-not-implemented"},
-		{testUsers, testUsers, "get", "<vCard xmlns='vcard-temp'/>", "service-unavailable"},
-		{testUsers, juliet, "get", "<vCard xmlns='vcard-temp'/>", "service-unavailable"},
-		{testRooms, balcony, "get", "<vCard xmlns='vcard-temp'/>", "service-unavailable"},
-		{testRooms, balcony + "/juliet", "get", "<vCard xmlns='vcard-temp'/>", "service-unavailable"},
 		{testRooms, balcony, "set", "<ping xmlns='urn:xmpp:ping'/>", "bad-request"},
 		{testRooms, balcony, "get", "", "bad-request"},
 		{testRooms, balcony, "get", "<ping xmlns='urn:xmpp:ping'/><ping xmlns='urn:xmpp:ping'/>", "bad-request"},
@@ -474,9 +470,8 @@ func TestDisco(t *testing.T) {
 func TestSubscriptions(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []struct{ typ, at, want string }{
-		{"subscribe", juliet, "subscribed"},
 		{"subscribe", testUsers, "subscribed"},
-		{"subscribe", "nobody@" + testUsers, "error"},
+		{"subscribe", "nobody@" + testUsers, "unsubscribed"},
 		{"unsubscribe", juliet, "unsubscribed"},
 		{"probe", testUsers, ""},
 	} {

@@ -30,6 +30,7 @@ func (s *service) routeRooms() {
 	iq(nsMUCAdmin, s.roomAdmin)
 	iq(nsRegister, s.roomRegister)
 	iq(nsMAM, s.roomArchive)
+	iq(nsVCard, s.roomVCard)
 	iq(nsModerate, s.roomModerate)
 	iq(nsFasten, s.roomModerate)
 	iq(nsCommands, s.command)

@@ -41,6 +41,10 @@ type service struct {
 	mu      sync.Mutex
 	byURI   map[mimiuri.URI]*room
 	waiting map[string]chan adapter.Event // by origin id: commands that wait for what becomes of their intent
+	asked   map[string]asked              // by id: own requests
+	asks    uint64
+
+	pictures avatars
 }
 
 func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, error) {
@@ -57,6 +61,8 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 		db:        db,
 		byURI:     make(map[mimiuri.URI]*room),
 		waiting:   make(map[string]chan adapter.Event),
+		asked:     make(map[string]asked),
+		pictures:  avatars{byURI: make(map[string]*avatar), users: make(map[mimiuri.URI]string)},
 	}
 	s.work = newQueues(queueMax, s.log)
 	s.roomRoutes, s.userRoutes = gosrc.NewRouter(), gosrc.NewRouter()
@@ -66,7 +72,7 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 		st     **stream
 		domain string
 		up     func(previous, now mark)
-	}{{&s.toRoom, cfg.Rooms, s.roomsUp}, {&s.toUser, cfg.Users, nil}} {
+	}{{&s.toRoom, cfg.Rooms, s.roomsUp}, {&s.toUser, cfg.Users, func(mark, mark) { s.usersUp() }}} {
 		st := &stream{
 			domain: x.domain, addr: cfg.Server, secret: cfg.Secret, tls: cfg.TLS,
 			server: cfg.LocalDomain, max: int64(cfg.MaxStanza), log: s.log, up: x.up,

@@ -95,6 +95,11 @@ var schema = []string{
 		seq    BIGINT NOT NULL,
 		PRIMARY KEY (room, person)
 	);
+	CREATE TABLE xmpp_contact (
+		person TEXT NOT NULL,
+		other  TEXT NOT NULL,
+		PRIMARY KEY (person, other)
+	);
 	CREATE TABLE xmpp_setting (
 		person TEXT NOT NULL,
 		name   TEXT NOT NULL,

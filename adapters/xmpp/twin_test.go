@@ -66,6 +66,7 @@ type twin struct {
 	hold           bool
 	tries          int // calls of Deliver
 	refuseDirect   error
+	people         people
 
 	adapter *Adapter
 	cancel  context.CancelFunc
