@@ -89,9 +89,15 @@ func (c *Config) Settings() (out []Setting) {
 	return out
 }
 
-// live are the keys that a running daemon takes up.
+// live reports whether a running daemon takes a key up.
 func live(key string) bool {
-	return strings.HasPrefix(key, "permissions.") || key == "log.level"
+	switch key {
+	case "log.level", "federation.allow", "federation.deny":
+		return true
+	case "limits.message", "limits.peer_requests_per_second":
+		return false
+	}
+	return strings.HasPrefix(key, "permissions.") || strings.HasPrefix(key, "people.") || strings.HasPrefix(key, "limits.")
 }
 
 // Changes compares two configurations: changed are the keys that a running daemon can take up, restart those it cannot.
@@ -129,6 +135,9 @@ func Changes(was, next *Config) (changed, restart []string) {
 func (c *Config) WithLive(next *Config) *Config {
 	n := *c
 	n.Permissions, n.Log.Level, n.Warnings = next.Permissions, next.Log.Level, next.Warnings
+	n.People, n.Federation.Allow, n.Federation.Deny = next.People, next.Federation.Allow, next.Federation.Deny
+	n.Limits = next.Limits
+	n.Limits.Message, n.Limits.PeerRate = c.Limits.Message, c.Limits.PeerRate
 	n.where = make(map[string]int)
 	for key, line := range c.where {
 		if !live(key) {

@@ -363,6 +363,61 @@ func cmdPeerRetry(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
+func cmdPeerRules(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "peer rules", "Lists which providers are allowed and denied, by the configuration and by commands. Without an allowed one all may take part that are\nnot denied.")
+	if _, err := a.parse(args, 0, 0); err != nil {
+		return err
+	}
+	return get(ctx, a, "/v1/peer/rules", nil, func(list []admin.PeerRule) {
+		var rows [][]string
+		for _, r := range list {
+			rule, by := "denied", "a command, "+ago(r.Since)+" ago"
+			if r.Allow {
+				rule = "allowed"
+			}
+			if r.Config {
+				by = "the configuration"
+			}
+			rows = append(rows, []string{r.Domain, rule, by})
+		}
+		table(e.out, "PEER RULE BY", rows)
+	})
+}
+
+func peerRule(name, about string) func(context.Context, *env, []string) error {
+	return func(ctx context.Context, e *env, args []string) error {
+		a := ask(e, "peer "+name, about)
+		rest, err := a.parse(args, 1, 1)
+		if err != nil {
+			return err
+		}
+		return hinted(a.Post(ctx, "/v1/peer/"+name, admin.Query{Peer: rest[0]}, nil))
+	}
+}
+
+func cmdBlockList(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "block list", "Lists what is blocked for everybody here.")
+	if _, err := a.parse(args, 0, 0); err != nil {
+		return err
+	}
+	return get(ctx, a, "/v1/blocks", nil, func(list []string) {
+		for _, u := range list {
+			fmt.Fprintln(e.out, u)
+		}
+	})
+}
+
+func blockCommand(name, about string) func(context.Context, *env, []string) error {
+	return func(ctx context.Context, e *env, args []string) error {
+		a := ask(e, "block "+name, about)
+		rest, err := a.parse(args, 1, 1)
+		if err != nil {
+			return err
+		}
+		return hinted(a.Post(ctx, "/v1/block/"+name, admin.Query{Target: rest[0]}, nil))
+	}
+}
+
 func cmdUserList(ctx context.Context, e *env, args []string) error {
 	a := ask(e, "user list", "Lists the users who have used the provider.")
 	if _, err := a.parse(args, 0, 0); err != nil {

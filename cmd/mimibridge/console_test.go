@@ -214,6 +214,53 @@ func TestRoomLifeByConsole(t *testing.T) {
 	})
 }
 
+// TestPeerRules: a peer that is denied, by a command or by a configuration that is read again, is neither served nor asked.
+func TestPeerRules(t *testing.T) {
+	ps := newProviders(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	const room = "mimi://a.example/r/room"
+	alice, bob := a.chat("alice", room), b.chat("bob", room)
+	alice.do(console.Request{Do: "create"})
+	alice.event("joined", "mimi://a.example/u/alice")
+	alice.do(console.Request{Do: "invite", User: "bob@b.example"})
+	bob.event("joined", "mimi://b.example/u/bob")
+
+	a.ok("peer", "deny", "b.example")
+	if out := a.ok("peer", "rules"); !strings.Contains(out, "b.example") || !strings.Contains(out, "denied") {
+		t.Errorf("peer rules: %s", out)
+	}
+	if _, errs, status := a.run("", "peer", "check", "b.example"); status != 1 {
+		t.Errorf("a denied peer is asked: %s", errs)
+	}
+	a.ok("peer", "forget", "b.example")
+	a.ok("peer", "check", "b.example")
+
+	text, err := os.ReadFile(a.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.write("mimibridge.yaml", strings.Replace(string(text), "federation:\n", "federation:\n  deny: [b.example]\n", 1)+"limits: {rooms: 7}\n")
+	if out := a.ok("config", "reload"); !strings.Contains(out, "in force now     federation.deny") || !strings.Contains(out, "in force now     limits.rooms") {
+		t.Errorf("reload: %s", out)
+	}
+	if _, _, status := a.run("", "peer", "check", "b.example"); status != 1 {
+		t.Error("a peer that the new configuration denies is asked")
+	}
+	a.write("mimibridge.yaml", string(text))
+	a.ok("config", "reload")
+	a.ok("peer", "check", "b.example")
+
+	a.ok("block", "add", "mimi://b.example/u/bob")
+	if out := a.ok("block", "list"); out != "mimi://b.example/u/bob\n" {
+		t.Errorf("block list: %s", out)
+	}
+	bob.do(console.Request{Do: "say", Text: "let me in", ID: "blocked"})
+	bob.await("a refusal", func(l console.Line) bool { return l.Event == "refused" && l.Own == "blocked" })
+	a.ok("block", "drop", "mimi://b.example/u/bob")
+	bob.do(console.Request{Do: "say", Text: "thank you"})
+	alice.text("thank you")
+}
+
 // TestSocketAndListener: what the admin socket and the listener give, and to whom.
 func TestSocketAndListener(t *testing.T) {
 	p := newProviders(t, "a.example")[0].start()

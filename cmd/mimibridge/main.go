@@ -62,6 +62,15 @@ func commands() []command {
 			{"show", "print one", cmdPeerShow, nil},
 			{"check", "fetch one's directory now", cmdPeerCheck, nil},
 			{"retry", "deliver now what waits for one, or for all", cmdPeerRetry, nil},
+			{"rules", "list who is allowed and denied", cmdPeerRules, nil},
+			{"allow", "let one take part", peerRule("allow", "Lets a provider take part although the configuration does not: DOMAIN or *.DOMAIN. At once, and over restarts."), nil},
+			{"deny", "neither serve nor ask one", peerRule("deny", "Ends what is exchanged with a provider: DOMAIN or *.DOMAIN. At once, and over restarts."), nil},
+			{"forget", "take allow or deny back", peerRule("forget", "Takes `peer allow` or `peer deny` back."), nil},
+		}},
+		{"block", "users, rooms and providers blocked for everybody here", nil, []command{
+			{"list", "list them", cmdBlockList, nil},
+			{"add", "block one", blockCommand("add", "Blocks a user, a room or a provider for everybody here: mimi://DOMAIN/u/NAME, mimi://DOMAIN/r/NAME or mimi://DOMAIN. Of a user of this\nprovider it stops what they do."), nil},
+			{"drop", "block one no more", blockCommand("drop", "Takes `block add` back."), nil},
 		}},
 		{"user", "users of this provider", nil, []command{
 			{"list", "list those who have used it", cmdUserList, nil},

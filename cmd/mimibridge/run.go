@@ -62,6 +62,7 @@ func cmdRun(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	d.provider = p
 	ac := admin.Config{Provider: p, Version: version(), Socket: c.Admin.Socket, Listen: c.Admin.Listen, Token: c.Admin.Token,
 		Settings: func() any { return d.config.Load().Settings() }, Reload: d.reload,
 		LocalUser: func(id string) (mimiuri.URI, bool) { return localUser(d.config.Load(), id) },
@@ -118,6 +119,8 @@ type daemon struct {
 	cert    *certificate
 	console *console.Adapter
 
+	provider *core.Provider
+
 	mu sync.Mutex // one reload at a time
 }
 
@@ -132,6 +135,10 @@ func (d *daemon) reload() (changed, restart []string, err error) {
 		return nil, nil, err
 	}
 	was := d.config.Load()
+	if err := d.provider.People.Change(context.Background(), settings(next)); err != nil {
+		d.log.Error().Err(err).Msg("the new settings cannot be taken up; the old ones stay in force")
+		return nil, nil, err
+	}
 	changed, restart = config.Changes(was, next)
 	// What stays as it was is shown as it was.
 	d.config.Store(was.WithLive(next))
@@ -175,6 +182,7 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 		d.log.Warn().Str("file", c.Federation.Record).Msg("federation bodies are recorded, as they are before TLS: who talks with whom is readable there")
 		fc.Recorder, closeRecord = w.Record, func() { w.Close() }
 	}
+	set := settings(c)
 	return core.Config{
 		Domain:     c.Domain,
 		Store:      store.Options{Path: c.Storage.SQLite, Postgres: c.Storage.Postgres, Key: c.Secrets.SealingKey},
@@ -183,17 +191,22 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 		Adapters:   adapters,
 		Level:      func(id string) adapter.Level { return levels[d.config.Load().Permissions.Level(id)] },
 		Log:        d.log,
-		People: core.PeopleConfig{Policy: c.People.Consent, Ask: strings.Replace(c.People.Ask, "auto", people.AskByAdapter, 1),
-			Allow: c.Federation.Allow, Deny: c.Federation.Deny,
-			Limits: people.Limits{ConsentRequests: c.Limits.ConsentRequests, Invites: c.Limits.Invites, Lookups: c.Limits.Lookups, RoomsADay: c.Limits.RoomsADay,
-				Rooms: c.Limits.Rooms, Pending: c.Limits.Pending, PeerFactor: c.Limits.PeerFactor, Message: int64(c.Limits.Message)}},
-		Up: func() { _ = sdnotify.Send(sdnotify.Ready) },
+		People:     core.PeopleConfig{Policy: set.Policy, Ask: set.Ask, Allow: set.Allow, Deny: set.Deny, Limits: set.Limits},
+		Up:         func() { _ = sdnotify.Send(sdnotify.Ready) },
 		Assets: core.AssetsConfig{Folder: c.Assets.Folder, MaxFile: int64(c.Assets.MaxFile), Quota: int64(c.Assets.Quota),
 			Cache: int64(c.Assets.Cache), Life: time.Duration(c.Retention.Attachments)},
 		Retention: core.Retention{Messages: time.Duration(c.Retention.Messages), IDs: time.Duration(c.Retention.IDs),
 			Retention: hub.Retention{Log: time.Duration(c.Retention.Logs), Queues: time.Duration(c.Retention.Queues),
 				Answers: time.Duration(c.Retention.Answers), Reports: time.Duration(c.Retention.Reports)}},
 	}, closeRecord, nil
+}
+
+// settings are those about people that can change while the provider runs.
+func settings(c *config.Config) people.Settings {
+	return people.Settings{Policy: c.People.Consent, Ask: strings.Replace(c.People.Ask, "auto", people.AskByAdapter, 1),
+		Allow: c.Federation.Allow, Deny: c.Federation.Deny,
+		Limits: people.Limits{ConsentRequests: c.Limits.ConsentRequests, Invites: c.Limits.Invites, Lookups: c.Limits.Lookups, RoomsADay: c.Limits.RoomsADay,
+			Rooms: c.Limits.Rooms, Pending: c.Limits.Pending, PeerFactor: c.Limits.PeerFactor, Message: int64(c.Limits.Message)}}
 }
 
 var levels = map[config.Level]adapter.Level{

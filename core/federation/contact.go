@@ -58,6 +58,11 @@ func (c *Client) FetchDirectory(ctx context.Context, domain string) (map[string]
 	if err != nil {
 		return nil, fault.New(fault.Malformed, "this is no domain")
 	}
+	if c.cfg.Peer != nil {
+		if err := c.cfg.Peer(d); err != nil {
+			return nil, err
+		}
+	}
 	dir, _, err := c.directory(ctx, d, c.cfg.Now())
 	c.met(d, err)
 	return dir, err

@@ -23,7 +23,7 @@ type snapshot struct {
 }
 
 func (p *People) reload(ctx context.Context) error {
-	s := &snapshot{blocks: map[string]map[string]bool{}, rules: map[string]bool{}, only: len(p.cfg.Allow) > 0}
+	s := &snapshot{blocks: map[string]map[string]bool{}, rules: map[string]bool{}, only: len(p.settings().Allow) > 0}
 	err := p.cfg.Store.View(ctx, func(tx *store.Tx) error {
 		blocks, err := tx.Blocks()
 		if err != nil {
@@ -151,7 +151,7 @@ func (p *People) block(ctx context.Context, owner string, target mimiuri.URI, on
 			if err != nil {
 				return err
 			}
-			if n >= p.cfg.Limits.Blocks {
+			if n >= p.settings().Limits.Blocks {
 				return p.over(owner, "blocks", p.now()+time.Hour.Milliseconds(), fmt.Sprintf("you have %d blocks, and more are not allowed", n))
 			}
 		}
@@ -245,10 +245,10 @@ func (p *People) Peer(domain string) error {
 				allowed, denied = allowed || ok, denied || !ok
 			}
 		}
-		for _, d := range p.cfg.Deny {
+		for _, d := range p.settings().Deny {
 			denied = denied || matches(d, domain)
 		}
-		for _, d := range p.cfg.Allow {
+		for _, d := range p.settings().Allow {
 			allowed = allowed || matches(d, domain)
 		}
 	}
@@ -269,10 +269,10 @@ type PeerRule struct {
 
 // PeerRules lists what is decided about peers, the configuration's first.
 func (p *People) PeerRules(ctx context.Context) (list []PeerRule, err error) {
-	for _, d := range p.cfg.Deny {
+	for _, d := range p.settings().Deny {
 		list = append(list, PeerRule{Domain: d, Config: true})
 	}
-	for _, d := range p.cfg.Allow {
+	for _, d := range p.settings().Allow {
 		list = append(list, PeerRule{Domain: d, Allow: true, Config: true})
 	}
 	err = p.cfg.Store.View(ctx, func(tx *store.Tx) error {

@@ -49,7 +49,7 @@ type relation struct {
 
 // read reads a relation: the same statements for everybody.
 func (p *People) read(tx *store.Tx, local, other, room mimiuri.URI) (*relation, error) {
-	r := &relation{local: local, other: other, room: room, policy: p.cfg.Policy}
+	r := &relation{local: local, other: other, room: room, policy: p.settings().Policy}
 	user := local.String()
 	var err error
 	if r.all, err = tx.Consent(user, other.String(), ""); err != nil {
@@ -99,7 +99,7 @@ func (p *People) decide(r *relation) verdict {
 
 // invitationAsks reports whether under the policy ask the network's invitation is the question.
 func (p *People) invitationAsks() bool {
-	switch p.cfg.Ask {
+	switch p.settings().Ask {
 	case AskByInvitation:
 		return true
 	case AskByQuestion:
@@ -124,7 +124,7 @@ func (p *People) May(ctx context.Context, local, other, room mimiuri.URI) (ok bo
 		if err != nil {
 			return err
 		}
-		ok = p.decide(r) == yes && r.rooms < p.cfg.Limits.Rooms
+		ok = p.decide(r) == yes && r.rooms < p.settings().Limits.Rooms
 		return nil
 	})
 	return ok, err
@@ -220,7 +220,7 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 	err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
 		over, fresh, granted = nil, false, false
 		if from != p.cfg.Domain {
-			if over = p.useBoth(tx, other, from, "consent", p.cfg.Limits.ConsentRequests); fault.Is(over, fault.Limited) {
+			if over = p.useBoth(tx, other, from, "consent", p.settings().Limits.ConsentRequests); fault.Is(over, fault.Limited) {
 				return nil
 			} else if over != nil {
 				return over
@@ -245,7 +245,7 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 			}
 		case v == yes:
 			o.tell, granted = out(local, other, e.RoomID, kindUpdate, wire.ConsentGrant), true
-		case v == ask && row.Grants != asked && r.all.Grants != asked && open < p.cfg.Limits.Pending:
+		case v == ask && row.Grants != asked && r.all.Grants != asked && open < p.settings().Limits.Pending:
 			row.Grants, row.AskedUntil = asked, p.now()+questionLife.Milliseconds()
 			o.row, o.show, o.flags, fresh = row, true, flagAsked, true
 		}
@@ -282,7 +282,7 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 	err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
 		over, waits, answered = nil, nil, false
 		if from != p.cfg.Domain {
-			if over = p.useBoth(tx, other, from, "consent updates", p.cfg.Limits.Invites); fault.Is(over, fault.Limited) {
+			if over = p.useBoth(tx, other, from, "consent updates", p.settings().Limits.Invites); fault.Is(over, fault.Limited) {
 				return nil
 			} else if over != nil {
 				return over
@@ -311,7 +311,7 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 		}
 		known := row.Since > 0 // without a row it is unsolicited
 		var o outcome
-		if exists && (known || n < p.cfg.Limits.Pending) {
+		if exists && (known || n < p.settings().Limits.Pending) {
 			row.Granted, row.AskingUntil = state, 0
 			o.row, o.show = row, true
 			if answered {
@@ -437,7 +437,7 @@ func (p *People) countContact(tx *store.Tx, row *store.Consent) error {
 		return nil
 	}
 	n, err := tx.CountConsents(row.User)
-	if err == nil && n >= p.cfg.Limits.Contacts {
+	if err == nil && n >= p.settings().Limits.Contacts {
 		err = p.over(row.User, "contacts", p.now()+time.Hour.Milliseconds(), fmt.Sprintf("you have %d contacts, and more are not allowed", n))
 	}
 	return err
@@ -456,7 +456,7 @@ func (p *People) ask(tx *store.Tx, r *relation) error {
 	if err := p.countContact(tx, row); err != nil {
 		return err
 	}
-	l := p.cfg.Limits.ConsentRequests
+	l := p.settings().Limits.ConsentRequests
 	if err := p.use(tx, r.local.String(), "consent", time.Hour, l, fmt.Sprintf("you may ask %d people an hour for their consent; please wait a little", l)); err != nil {
 		return err
 	}
@@ -641,7 +641,7 @@ func (p *People) SetConsentPolicy(ctx context.Context, local mimiuri.URI, policy
 
 // ConsentPolicy is adapter.People's.
 func (p *People) ConsentPolicy(ctx context.Context, local mimiuri.URI) (policy string, err error) {
-	policy = p.cfg.Policy
+	policy = p.settings().Policy
 	err = p.cfg.Store.View(ctx, func(tx *store.Tx) error {
 		person, _, err := tx.Person(local.String())
 		if err == nil && person.Policy != "" {

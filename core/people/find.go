@@ -142,7 +142,7 @@ func (p *People) IdentifierQuery(ctx context.Context, from, _ string, body []byt
 	if from != p.cfg.Domain {
 		var over error
 		if err := p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-			over = p.useBoth(tx, mimiuri.URI{}, from, "lookups", p.cfg.Limits.Lookups)
+			over = p.useBoth(tx, mimiuri.URI{}, from, "lookups", p.settings().Limits.Lookups)
 			if fault.Is(over, fault.Limited) {
 				return nil
 			}
@@ -307,7 +307,7 @@ func (p *People) Find(ctx context.Context, local mimiuri.URI, domain, field, val
 	if !ok || strings.TrimSpace(value) == "" || len(field) > maxFieldLen || len(value) > mimiuri.MaxLen || !utf8.ValidString(field+value) {
 		return nil, fault.New(fault.Malformed, "people are not found by this")
 	}
-	l := p.cfg.Limits.Lookups
+	l := p.settings().Limits.Lookups
 	if err := p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
 		return p.use(tx, local.String(), "lookups", time.Hour, l, fmt.Sprintf("you may look %d people up an hour; please wait a little", l))
 	}); err != nil {

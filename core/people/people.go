@@ -150,7 +150,8 @@ type Counters struct {
 
 // People serves all local users. Safe for concurrent use.
 type People struct {
-	cfg      Config
+	cfg      Config // but for what is in set
+	set      atomic.Pointer[Settings]
 	shows    []consentAdapter
 	Counters Counters
 
@@ -177,15 +178,9 @@ const questionLife = 30 * 24 * time.Hour
 
 // New makes it. Nothing is sent or shown before Run.
 func New(cfg Config) (*People, error) {
-	cfg.Limits = cfg.Limits.withDefaults()
-	if cfg.Policy == "" {
-		cfg.Policy = PolicyAsk
-	}
-	if !slices.Contains(Policies, cfg.Policy) {
-		return nil, fmt.Errorf("people: %q is no consent policy", cfg.Policy)
-	}
-	if !slices.Contains([]string{AskByAdapter, AskByInvitation, AskByQuestion}, cfg.Ask) {
-		return nil, fmt.Errorf("people: %q is no way to ask", cfg.Ask)
+	set, err := (Settings{Policy: cfg.Policy, Ask: cfg.Ask, Allow: cfg.Allow, Deny: cfg.Deny, Limits: cfg.Limits}).checked()
+	if err != nil {
+		return nil, err
 	}
 	if cfg.Retry == 0 {
 		cfg.Retry = 2 * time.Second
@@ -204,7 +199,36 @@ func New(cfg Config) (*People, error) {
 	if cfg.Asked == nil {
 		cfg.Asked = func(mimiuri.URI, uint64) {}
 	}
-	for _, list := range []*[]string{&cfg.Allow, &cfg.Deny} {
+	p := &People{cfg: cfg, out: make(chan struct{}, 1), warned: map[string]int64{}}
+	p.set.Store(set)
+	for _, a := range cfg.Adapters {
+		if c, ok := a.(adapter.ConsentAdapter); ok {
+			p.shows = append(p.shows, consentAdapter{c, a.Name(), make(chan struct{}, 1)})
+		}
+	}
+	return p, p.reload(context.Background())
+}
+
+// Settings are the part of Config that can change while it runs.
+type Settings struct {
+	Policy, Ask string
+	Allow, Deny []string
+	Limits      Limits
+}
+
+// checked fills in defaults.
+func (s Settings) checked() (*Settings, error) {
+	s.Limits = s.Limits.withDefaults()
+	if s.Policy == "" {
+		s.Policy = PolicyAsk
+	}
+	if !slices.Contains(Policies, s.Policy) {
+		return nil, fmt.Errorf("people: %q is no consent policy", s.Policy)
+	}
+	if !slices.Contains([]string{AskByAdapter, AskByInvitation, AskByQuestion}, s.Ask) {
+		return nil, fmt.Errorf("people: %q is no way to ask", s.Ask)
+	}
+	for _, list := range []*[]string{&s.Allow, &s.Deny} {
 		var norm []string
 		for _, d := range *list {
 			n, err := normalizeRule(d)
@@ -215,17 +239,24 @@ func New(cfg Config) (*People, error) {
 		}
 		*list = norm
 	}
-	p := &People{cfg: cfg, out: make(chan struct{}, 1), warned: map[string]int64{}}
-	for _, a := range cfg.Adapters {
-		if c, ok := a.(adapter.ConsentAdapter); ok {
-			p.shows = append(p.shows, consentAdapter{c, a.Name(), make(chan struct{}, 1)})
-		}
+	return &s, nil
+}
+
+func (p *People) settings() *Settings { return p.set.Load() }
+
+// Change puts other settings in force, or none of them if one is wrong. The limit for a message's size stays.
+func (p *People) Change(ctx context.Context, s Settings) error {
+	s.Limits.Message = p.settings().Limits.Message
+	set, err := s.checked()
+	if err != nil {
+		return err
 	}
-	return p, p.reload(context.Background())
+	p.set.Store(set)
+	return p.reload(ctx)
 }
 
 // Limits gives the limits with their defaults.
-func (p *People) Limits() Limits { return p.cfg.Limits }
+func (p *People) Limits() Limits { return p.settings().Limits }
 
 // poll is how often what waits is looked at although nobody says that there is something: another node may have stored it.
 func (p *People) poll() time.Duration {
@@ -381,13 +412,13 @@ func (p *People) useBoth(tx *store.Tx, user mimiuri.URI, peer, what string, limi
 			return err
 		}
 	}
-	all := min(limit*min(p.cfg.Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
+	all := min(limit*min(p.settings().Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
 	return p.use(tx, provider(peer).String(), what, time.Hour, all, "this provider's users have asked for too much; please wait an hour")
 }
 
 // Admit checks a local user's intent against limits and blocks, inside the transaction that stores it.
 func (p *People) Admit(tx *store.Tx, in *adapter.Intent) error {
-	l, actor := &p.cfg.Limits, in.Actor.String()
+	l, actor := &p.settings().Limits, in.Actor.String()
 	if p.blockedByAdmin(in.Actor, in.Room) && in.Kind != adapter.LeaveRoom {
 		p.Counters.Refused.Add(1)
 		return fault.New(fault.Forbidden, "the administrator has blocked this")
@@ -438,7 +469,7 @@ func (p *People) Invited(ctx context.Context, by mimiuri.URI, from string) error
 	}
 	var over error
 	err := p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		over = p.useBoth(tx, by, from, "invites", p.cfg.Limits.Invites)
+		over = p.useBoth(tx, by, from, "invites", p.settings().Limits.Invites)
 		if fault.Is(over, fault.Limited) {
 			return nil // what was counted stays counted
 		}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/hex"
 	"net/http"
 	"time"
@@ -69,4 +70,40 @@ func (s *Server) reports(get func(string, func(*http.Request) (any, error)), pos
 		}
 		return struct{}{}, p.DestroyRoom(r.Context(), room)
 	})
+	get("/v1/peer/rules", func(r *http.Request) (any, error) {
+		list, err := p.PeerRules(r.Context())
+		out := []PeerRule{}
+		for _, one := range list {
+			out = append(out, PeerRule{one.Domain, one.Allow, one.Config, one.Since})
+		}
+		return out, err
+	})
+	for name, fn := range map[string]func(context.Context, string) error{"allow": p.AllowPeer, "deny": p.DenyPeer, "forget": p.ForgetPeer} {
+		post("/v1/peer/"+name, func(r *http.Request, q Query) (any, error) { return struct{}{}, fn(r.Context(), q.Peer) })
+	}
+	get("/v1/blocks", func(r *http.Request) (any, error) {
+		list, err := p.Blocked(r.Context(), mimiuri.URI{})
+		out := []string{}
+		for _, u := range list {
+			out = append(out, u.String())
+		}
+		return out, err
+	})
+	for name, fn := range map[string]func(context.Context, mimiuri.URI) error{"add": p.Block, "drop": p.Unblock} {
+		post("/v1/block/"+name, func(r *http.Request, q Query) (any, error) {
+			u, err := mimiuri.Parse(q.Target)
+			if err != nil {
+				return nil, fault.New(fault.Malformed, "this is no mimi: URI of a user, a room or a provider")
+			}
+			return struct{}{}, fn(r.Context(), u)
+		})
+	}
+}
+
+// PeerRule is what is decided about a peer.
+type PeerRule struct {
+	Domain string    `json:"domain"`
+	Allow  bool      `json:"allow"`
+	Config bool      `json:"config"` // it stands in the configuration
+	Since  time.Time `json:"since,omitzero"`
 }
