@@ -835,6 +835,11 @@ func TestBlocks(t *testing.T) {
 	if err := a.mem.host.Intake(ctx, adapter.Intent{Kind: adapter.Invite, Room: room, Actor: alice, Target: bob, OriginID: "x"}); !fault.Is(err, fault.Forbidden) {
 		t.Errorf("inviting the blocked: %v", err)
 	}
+	if e := b.awaitRefused(room, b.invite(room, "bob", b.user("bea"))); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("the blocked invites: %v", e.Err)
+	}
+	b.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: bob, OriginID: "name", Metadata: &adapter.MetadataChange{Name: new(string)}})
+	b.awaitRefused(room, "name")
 	if l, err := a.core.Blocked(ctx, mimiuri.URI{}); err != nil || !slices.Equal(l, []mimiuri.URI{bob}) {
 		t.Errorf("the admin has blocked %v, %v", l, err)
 	}

@@ -160,7 +160,7 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.WrapHub != nil {
 		r.remoteHub = cfg.WrapHub(p.fed)
 	}
-	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now,
+	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now, Blocked: p.People.BlockedByAdmin,
 		Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,

@@ -83,10 +83,32 @@ func (h *Hub) Update(ctx context.Context, from string, uri mimiuri.URI, body []b
 			return (&wire.UpdateRoomResponse{Code: wire.WrongEpoch, Description: "the room is in another epoch", CurrentEpoch: r.g.Epoch()}).Marshal(), nil
 		}
 		if m.ContentType() == mls.ContentCommit {
+			if r.blockedCommitter(m.PublicMessage) {
+				return r.refuse(from, "the administrator of the room's provider has blocked this user", nil)
+			}
 			return r.commit(ctx, from, hash, req)
 		}
 		return r.propose(ctx, from, hash, req)
 	})
+}
+
+// blockedCommitter reports whether the user whose client sends a commit is blocked. Proposals are let through: leaving is one.
+func (r *room) blockedCommitter(m *mls.PublicMessage) bool {
+	if r.h.cfg.Blocked == nil {
+		return false
+	}
+	leaf := r.g.Leaf(m.Content.Sender.Leaf)
+	if m.Content.Sender.Type != mls.SenderMember { // an external commit
+		if m.Content.Commit == nil || m.Content.Commit.Path == nil {
+			return false // it is not valid
+		}
+		leaf = &m.Content.Commit.Path.LeafNode
+	}
+	if leaf == nil {
+		return false
+	}
+	user, _, err := policy.LeafUser(leaf)
+	return err == nil && r.h.cfg.Blocked(user)
 }
 
 func (r *room) refuse(from, why string, err error) ([]byte, error) {
@@ -488,6 +510,9 @@ func (h *Hub) Submit(ctx context.Context, from string, uri mimiuri.URI, body []b
 		case req.SendingURI.Domain != from:
 			return refuse("the sender is of another provider")
 		}
+		if h.cfg.Blocked != nil && h.cfg.Blocked(req.SendingURI) {
+			return refuse("the administrator has blocked the sender")
+		}
 		if err := r.current().CheckSend(req.SendingURI); err != nil {
 			return refuse(fault.Public(err))
 		}
@@ -551,7 +576,7 @@ func (h *Hub) GroupInfo(ctx context.Context, from string, uri mimiuri.URI, body 
 		} else if err != nil {
 			return nil, err
 		}
-		if err := r.current().CheckGroupInfo(user); err != nil {
+		if err := r.current().CheckGroupInfo(user); err != nil || h.cfg.Blocked != nil && h.cfg.Blocked(user) {
 			h.Counters.Refused.Add(1)
 			return fail(wire.GroupInfoNotAuthorized)
 		}

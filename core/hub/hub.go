@@ -45,6 +45,8 @@ type Config struct {
 	Notify port.Notify
 	Now    func() time.Time
 	Log    zerolog.Logger
+	// Blocked reports whether a user may do nothing but leave; nil: nobody is. It must be quick.
+	Blocked func(user mimiuri.URI) bool
 
 	Retention Retention
 }

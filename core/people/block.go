@@ -196,7 +196,17 @@ func (p *People) Blocked(_ context.Context, local mimiuri.URI) ([]mimiuri.URI, e
 	return list, nil
 }
 
-// BlockForAll and UnblockForAll are the admin's: nobody here hears of the target, and it can do nothing in rooms kept here.
+// BlockedByAdmin reports whether a user is blocked for everybody: by name, or by their domain.
+func (p *People) BlockedByAdmin(user mimiuri.URI) bool {
+	if !p.blockedByAdmin(user, mimiuri.URI{}) {
+		return false
+	}
+	p.Counters.Refused.Add(1)
+	return true
+}
+
+// BlockForAll and UnblockForAll are the admin's: nobody here hears of the target, and it can do nothing in rooms kept here but
+// leave.
 func (p *People) BlockForAll(ctx context.Context, target mimiuri.URI) error {
 	return p.block(ctx, "", target, true)
 }
@@ -360,16 +370,6 @@ func (g *guard) Update(ctx context.Context, from string, room mimiuri.URI, body 
 func (g *guard) Submit(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
 	if err := g.room(room); err != nil {
 		return nil, err
-	}
-	if g.p.snap.Load().admin {
-		req, err := wire.ParseSubmitMessageRequest(body)
-		if err != nil {
-			return nil, err
-		}
-		if g.p.blockedByAdmin(req.SendingURI, room) {
-			g.p.Counters.Refused.Add(1)
-			return (&wire.SubmitMessageResponse{Protocol: wire.MLS10, Code: wire.SubmitNotAllowed}).Marshal(), nil
-		}
 	}
 	return g.Hub.Submit(ctx, from, room, body)
 }
