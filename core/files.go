@@ -71,7 +71,7 @@ func newFiles(p *Provider, fed federation.Config) (*files, error) {
 	if f.own, err = assets.Open(assets.Config{Folder: c.Folder, Store: p.store, MaxFile: c.MaxFile, Quota: c.Quota, Now: p.cfg.Now}); err != nil {
 		return nil, err
 	}
-	f.cache, err = assets.OpenCache(assets.CacheConfig{Folder: filepath.Join(c.Folder, "cache-"+p.store.NodeID()), Max: c.Cache,
+	f.cache, err = assets.OpenCache(assets.CacheConfig{Folder: filepath.Join(c.Folder, "cache-"+p.store.NodeName()), Max: c.Cache,
 		Each: f.maxEncrypted(), Now: p.cfg.Now})
 	return f, err
 }

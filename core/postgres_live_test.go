@@ -9,4 +9,4 @@ import (
 )
 
 // TestAllOnPostgres: whatever is tested of a provider holds with PostgreSQL as well.
-func TestAllOnPostgres(t *testing.T) { testnet.AgainOnPostgres(t, "TestForget") }
+func TestAllOnPostgres(t *testing.T) { testnet.AgainOnPostgres(t, "TestForget", "TestUpgrade") }

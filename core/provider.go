@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -100,6 +101,9 @@ type Provider struct {
 	files    *files
 }
 
+// notInNames is what a node's name has not: folders are named after it.
+var notInNames = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
 // New opens the databases and wires everything. Nothing is served before Run. The caller must call Run or Close.
 func New(cfg Config) (*Provider, error) {
 	domain, err := mimiuri.NormalizeDomain(cfg.Domain)
@@ -116,7 +120,7 @@ func New(cfg Config) (*Provider, error) {
 	p := &Provider{cfg: cfg}
 	if cfg.Store.Node == "" {
 		host, _ := os.Hostname()
-		cfg.Store.Node = host + " " + cfg.Listen
+		cfg.Store.Node = notInNames.ReplaceAllString(host+"-"+cfg.Listen, "-")
 	}
 	ctx := context.Background()
 	if p.store, err = store.Open(ctx, cfg.Store); err != nil {

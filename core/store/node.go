@@ -59,6 +59,14 @@ func newNodeState() nodeState {
 	return nodeState{fences: map[string]int64{}, held: map[string]bool{}, waits: map[string]chan struct{}{}, beat: time.Now()}
 }
 
+// NodeName is the node's name, which stays the same when it is started again; its id if it has no name.
+func (s *Store) NodeName() string {
+	if s.postgres() && s.o.Node != "" {
+		return s.o.Node
+	}
+	return s.nodeID
+}
+
 // Shared reports whether other nodes may use the database, too.
 func (s *Store) Shared() bool { return s.postgres() }
 
@@ -74,12 +82,27 @@ func (s *Store) Lease() time.Duration {
 func (s *Store) join(ctx context.Context, tx *sql.Tx) error {
 	s.node.beat = time.Now()
 	if s.o.Node != "" {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM node WHERE substr(id, 1, ?)=?`, len([]rune(s.o.Node))+1, s.o.Node+"/"); err != nil {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM node WHERE substr(id, 1, ?)=?`, len([]rune(s.o.Node))+1, s.o.Node+"~"); err != nil {
 			return err
 		}
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO node (id, until) VALUES (?, `+dbNow+`+?)`, s.nodeID, s.Lease().Milliseconds())
 	return err
+}
+
+// nobodyElse refuses what must not be done while other nodes live.
+func (s *Store) nobodyElse(ctx context.Context, tx *sql.Tx, there bool) error {
+	if !there {
+		return errors.New("store: there is no database of mimibridge yet: load the dump first")
+	}
+	var n int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM node WHERE until>`+dbNow).Scan(&n); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if n > 0 {
+		return fmt.Errorf("store: another mimibridge uses this database, or did so less than %s ago; stop it first", s.Lease())
+	}
+	return nil
 }
 
 // part gives all this node has to others.

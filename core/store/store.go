@@ -60,6 +60,8 @@ type Store struct {
 
 	commits  uint64 // transactions so far
 	restored bool
+	schema   int  // the version that was found
+	dry      bool // for Upgrade: undo it
 
 	work chan *job
 	quit chan struct{}
@@ -130,10 +132,14 @@ func lockFile(path string) (*os.File, error) {
 func (s *Store) postgres() bool { return s.o.Postgres != "" }
 
 func (s *Store) openSQLite(ctx context.Context) (err error) {
-	o := &s.o
-	if s.lock, err = lockFile(o.Path + ".lock"); err != nil {
+	if s.lock, err = lockFile(s.o.Path + ".lock"); err != nil {
 		return err
 	}
+	return s.openFile(ctx)
+}
+
+func (s *Store) openFile(ctx context.Context) error {
+	o := &s.o
 	f, err := os.OpenFile(o.Path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -267,6 +273,12 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 			return fmt.Errorf("store: the database belongs to the provider %q, the configuration says %q", was, domain)
 		}
 	}
+	s.schema = version
+	if s.postgres() && s.o.Restored {
+		if err := s.nobodyElse(ctx, tx, n > 0); err != nil {
+			return err
+		}
+	}
 	for ; version < len(upgrades); version++ {
 		if _, err := tx.ExecContext(ctx, upgrades[version]); err != nil {
 			return fmt.Errorf("store: upgrade to schema %d: %w", version+1, err)
@@ -299,10 +311,13 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 	}
 	s.incarn = []byte(inc)
 	if s.postgres() {
-		s.nodeID = s.o.Node + "/" + hex.EncodeToString(randomBytes(8))
+		s.nodeID = s.o.Node + "~" + hex.EncodeToString(randomBytes(8))
 	}
 	if err := s.compare(ctx, tx, n == 0); err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	if s.dry {
+		return errDry
 	}
 	if s.postgres() {
 		if err := s.join(ctx, tx); err != nil {
