@@ -89,6 +89,12 @@ func commands() []command {
 			{"show", "print one, with the messages", cmdReportShow, nil},
 			{"drop", "forget one that has been dealt with", cmdReportDrop, nil},
 		}},
+		{"backup", "copy the databases into a file", cmdBackup, nil},
+		{"restore", "put the databases of a backup in their place", cmdRestore, nil},
+		{"db", "the database", nil, []command{
+			{"upgrade", "bring it to this version's schema", cmdDBUpgrade, nil},
+			{"verify", "read all of it and tell what is wrong", cmdDBVerify, nil},
+		}},
 		{"directory", "print the directory document, for a web server to serve", cmdDirectory, nil},
 		{"registration", "print the Matrix application service registration", cmdRegistration, nil},
 		{"completion", "print a script for bash, zsh or fish", cmdCompletion, nil},

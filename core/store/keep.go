@@ -67,8 +67,9 @@ func Aside(path string) (kept string, err error) {
 
 // Restore puts the SQLite database in the file from in place of the one at o.Path, as another incarnation: it is upgraded, its
 // group states are dropped, and what the daemon's lock file knows is kept. It is tried on the copy first: if the key or the domain is not the
-// right one nothing has changed. It fails while a daemon runs. kept is where the former database is, "" if there was none.
-func Restore(ctx context.Context, o Options, from string) (kept string, err error) {
+// right one nothing has changed. It fails while a daemon runs. also, if set, is called when all that is done, and before the
+// database takes its place: if it fails, the same can be done again. kept is where the former database is, "" if there was none.
+func Restore(ctx context.Context, o Options, from string, also func() error) (kept string, err error) {
 	sealer, err := NewSealer(o.Key)
 	if err != nil {
 		return "", err
@@ -80,12 +81,17 @@ func Restore(ctx context.Context, o Options, from string) (kept string, err erro
 	defer lock.Close()
 	path := o.Path
 	o.Path, o.Restored = from, true
-	s := &Store{o: o, sealer: sealer, lock: lock, node: newNodeState()}
+	s := &Store{o: o, sealer: sealer, lock: lock, node: newNodeState(), exists: true}
 	err = s.openFile(ctx)
 	s.lock = nil // is kept until the file is in its place
 	s.closeFiles()
 	if err != nil {
 		return "", err
+	}
+	if also != nil {
+		if err := also(); err != nil {
+			return "", err
+		}
 	}
 	if kept, err = Aside(path); err != nil {
 		return "", err
@@ -111,11 +117,13 @@ func syncDir(dir string) error {
 // MarkRestored makes a PostgreSQL database, into which a dump was loaded, another incarnation. It fails while a node runs.
 func MarkRestored(ctx context.Context, o Options) error {
 	o.Restored = true
-	s, err := Open(ctx, o)
+	sealer, err := NewSealer(o.Key)
 	if err != nil {
 		return err
 	}
-	return s.Close()
+	s := &Store{o: o, sealer: sealer, node: newNodeState(), exists: true}
+	defer s.closeFiles()
+	return s.openPostgres(ctx)
 }
 
 // errDry ends a dry run.
@@ -128,7 +136,7 @@ func Upgrade(ctx context.Context, o Options, dry bool) (from int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s := &Store{o: o, sealer: sealer, node: newNodeState(), dry: dry}
+	s := &Store{o: o, sealer: sealer, node: newNodeState(), dry: dry, exists: true}
 	defer s.closeFiles()
 	if s.postgres() {
 		err = s.openPostgres(ctx)

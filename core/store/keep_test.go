@@ -264,7 +264,7 @@ func TestRestore(t *testing.T) {
 		t.Error("a copy was written over another file")
 	}
 	was := s.Incarnation()
-	if _, err := store.Restore(ctx, o, copied); err == nil || !strings.Contains(err.Error(), "another mimibridge") {
+	if _, err := store.Restore(ctx, o, copied, nil); err == nil || !strings.Contains(err.Error(), "another mimibridge") {
 		t.Errorf("restored under a running daemon: %v", err)
 	}
 	if err := s.Update(ctx, func(tx *store.Tx) error { return tx.EnsureClientRoom(room+"2", 1) }); err != nil {
@@ -275,7 +275,7 @@ func TestRestore(t *testing.T) {
 		"key":    {Path: path, Key: key(2), Domain: "a.example"},
 		"domain": {Path: path, Key: key(1), Domain: "b.example"},
 	} {
-		if _, err := store.Restore(ctx, wrong, copied); err == nil {
+		if _, err := store.Restore(ctx, wrong, copied, nil); err == nil {
 			t.Errorf("restored with another %s", what)
 		}
 	}
@@ -284,7 +284,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("what failed has changed something: %q, %d rooms", st, rooms)
 	}
 	s.Close()
-	kept, err := store.Restore(ctx, o, copied)
+	kept, err := store.Restore(ctx, o, copied, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

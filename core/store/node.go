@@ -91,10 +91,7 @@ func (s *Store) join(ctx context.Context, tx *sql.Tx) error {
 }
 
 // nobodyElse refuses what must not be done while other nodes live.
-func (s *Store) nobodyElse(ctx context.Context, tx *sql.Tx, there bool) error {
-	if !there {
-		return errors.New("store: there is no database of mimibridge yet: load the dump first")
-	}
+func (s *Store) nobodyElse(ctx context.Context, tx *sql.Tx) error {
 	var n int
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM node WHERE until>`+dbNow).Scan(&n); err != nil {
 		return fmt.Errorf("store: %w", err)

@@ -3,9 +3,11 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ func TestNodes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	open := func(name string) *store.Store {
 		o := options(t, path, 1)
-		o.Node, o.Lease = name, 2*time.Second
+		o.Node, o.Lease = name, 4*time.Second
 		s, err := store.Open(ctx, o)
 		if err != nil {
 			t.Fatal(err)
@@ -38,7 +40,25 @@ func TestNodes(t *testing.T) {
 			return tx.PutClientState(&store.ClientRoom{Room: room, Status: store.ClientJoined, State: []byte(s.NodeID())})
 		})
 	}
+	live := func(s *store.Store) (stop func()) {
+		end, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case <-end:
+					return
+				case <-time.After(200 * time.Millisecond):
+					s.Beat(ctx)
+				}
+			}
+		}()
+		return sync.OnceFunc(func() { close(end); <-ended })
+	}
 	a, b := open("a"), open("b")
+	stopA, stopB := live(a), live(b)
+	defer stopA()
+	defer stopB()
 	addRoom(t, a)
 	if err := change(a); err != nil {
 		t.Fatal(err)
@@ -125,18 +145,8 @@ func TestNodes(t *testing.T) {
 		t.Error(err)
 	}
 
-	// a hangs, and b says that it lives.
-	gone := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case <-gone:
-				return
-			case <-time.After(200 * time.Millisecond):
-				b.Beat(ctx)
-			}
-		}
-	}()
+	// a hangs.
+	stopA()
 	if got, err := b.Ask(ctx, a.NodeID(), []byte("nobody listens")); !errors.Is(err, store.ErrNodeGone) {
 		t.Errorf("a node that is gone answered %q, %v", got, err)
 	}
@@ -161,11 +171,82 @@ func TestNodes(t *testing.T) {
 
 	// A node that is started again under its name ends its former life at once.
 	again := open("b")
-	close(gone)
 	if owner, taken, err := again.Own(ctx, room); owner != again.NodeID() || !taken || err != nil {
 		t.Errorf("the owner is %q, %v, %v", owner, taken, err)
 	}
 	if err := change(b); !errors.Is(err, store.ErrNotOwner) {
 		t.Errorf("the former life of a node changes its room: %v", err)
+	}
+}
+
+// TestDumpLoaded: a database is marked as a copy only while nobody uses it; one that a dump was loaded into elsewhere is known as one. What
+// is in PostgreSQL can be verified as what is in SQLite.
+func TestDumpLoaded(t *testing.T) {
+	pg, err := testnet.StartPostgres(context.Background(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pg.Stop)
+	t.Setenv(testnet.PostgresEnv, pg.URL("postgres"))
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "db")
+	if err := store.MarkRestored(ctx, options(t, path, 1)); err == nil {
+		t.Error("an empty database was marked as restored")
+	}
+	s := openAt(t, path, 1)
+	addRoom(t, s)
+	put := func(s *store.Store) {
+		t.Helper()
+		if _, _, err := s.Own(ctx, room); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Update(ctx, func(tx *store.Tx) error {
+			return tx.PutClientState(&store.ClientRoom{Room: room, Status: store.ClientJoined, State: []byte("secrets")})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(s)
+	was := s.Incarnation()
+	if v := verify(t, options(t, path, 1)); len(v.Problems) > 0 || v.Sealed != 1 {
+		t.Errorf("%+v", v)
+	}
+	if err := store.MarkRestored(ctx, options(t, path, 1)); err == nil {
+		t.Error("a database in use was marked as restored")
+	}
+	if _, err := store.Upgrade(ctx, options(t, path, 1), true); err == nil {
+		t.Error("a database in use was upgraded")
+	}
+	s.Close()
+	if err := store.MarkRestored(ctx, options(t, path, 1)); err != nil {
+		t.Fatal(err)
+	}
+	gone := func(path string) *store.Store {
+		t.Helper()
+		s := openAt(t, path, 1)
+		if err := s.View(ctx, func(tx *store.Tx) error {
+			r, err := tx.ClientRoom(room)
+			if err == nil && r.State != nil {
+				t.Error("a group state of the copy is there")
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Equal(s.Incarnation(), was) {
+			t.Error("the copy is the same incarnation")
+		}
+		was = s.Incarnation()
+		return s
+	}
+	s = gone(path)
+	put(s)
+	s.Close()
+	options(t, path+"-elsewhere", 1) // makes it
+	if err := testnet.CopyPostgres(ctx, path, path+"-elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	if s = gone(path + "-elsewhere"); !s.Restored() {
+		t.Error("a copy elsewhere is not known as one")
 	}
 }

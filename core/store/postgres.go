@@ -43,6 +43,15 @@ func parsePostgres(dsn, schema string) (*pgx.ConnConfig, error) {
 	return c, nil
 }
 
+// PostgresName gives a connection string without what is secret, as PostgreSQL's own programs take it; "" if it cannot be read.
+func PostgresName(dsn string) string {
+	c, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.Host, c.Port, c.User, c.Database)
+}
+
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
 	if err != nil {

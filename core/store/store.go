@@ -62,6 +62,7 @@ type Store struct {
 	restored bool
 	schema   int  // the version that was found
 	dry      bool // for Upgrade: undo it
+	exists   bool // it must be a database of mimibridge already
 
 	work chan *job
 	quit chan struct{}
@@ -274,9 +275,14 @@ func (s *Store) migrate(ctx context.Context, domain string) (err error) {
 		}
 	}
 	s.schema = version
-	if s.postgres() && s.o.Restored {
-		if err := s.nobodyElse(ctx, tx, n > 0); err != nil {
-			return err
+	if s.exists {
+		if n == 0 {
+			return errors.New("store: this is no database of mimibridge")
+		}
+		if s.postgres() {
+			if err := s.nobodyElse(ctx, tx); err != nil {
+				return err
+			}
 		}
 	}
 	for ; version < len(upgrades); version++ {

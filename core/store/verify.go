@@ -10,9 +10,9 @@ import (
 
 // Verified is what Verify found.
 type Verified struct {
-	Schema   int
-	Sealed   int      // sealed values that open
-	Problems []string // one sentence each, for the admin; none if all is well
+	Schema   int      `json:"schema"`
+	Sealed   int      `json:"sealed"`             // sealed values that open
+	Problems []string `json:"problems,omitempty"` // one sentence each, for the admin; none if all is well
 }
 
 // invariants are queries for rows that there must not be.
@@ -66,23 +66,24 @@ func Verify(ctx context.Context, o Options, progress func(string)) (*Verified, e
 
 	if !s.postgres() {
 		progress("the file")
-		rows, err := conn.QueryContext(ctx, "PRAGMA integrity_check(20)")
+		if err := intact(ctx, conn, func(what string) { problem("the file is damaged: %s", what) }); err != nil {
+			return nil, err
+		}
+		adapters, err := AdapterFiles(o.Path)
 		if err != nil {
-			return nil, fmt.Errorf("store: %w", err)
+			return nil, err
 		}
-		for rows.Next() {
-			var line string
-			if err := rows.Scan(&line); err != nil {
-				rows.Close()
-				return nil, fmt.Errorf("store: %w", err)
+		for _, a := range adapters {
+			progress("the file of the adapter " + a)
+			beside := &Store{o: Options{Path: AdapterFile(o.Path, a)}}
+			db, err := beside.openToRead()
+			if err == nil {
+				err = intact(ctx, db, func(what string) { problem("the file of the adapter %s is damaged: %s", a, what) })
+				db.Close()
 			}
-			if line != "ok" {
-				problem("the file is damaged: %s", line)
+			if err != nil {
+				return nil, err
 			}
-		}
-		rows.Close()
-		if err := rows.Err(); err != nil {
-			problem("the file is damaged: %v", err)
 		}
 	}
 	var text, domain, check []byte
@@ -131,6 +132,29 @@ func Verify(ctx context.Context, o Options, progress func(string)) (*Verified, e
 		}
 	}
 	return v, nil
+}
+
+// intact has SQLite check a whole file.
+func intact(ctx context.Context, db querier, problem func(string)) error {
+	rows, err := db.QueryContext(ctx, "PRAGMA integrity_check(20)")
+	if err != nil {
+		problem(err.Error())
+		return nil
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if line != "ok" {
+			problem(line)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		problem(err.Error())
+	}
+	return nil
 }
 
 // openToRead opens the database beside those who use it.
