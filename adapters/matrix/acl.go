@@ -74,5 +74,3 @@ func globMatches(pattern, s string) bool {
 	}
 	return i == len(p)
 }
-
-func (b *bridge) onEncryption(context.Context, rawEvent, object) error { return nil }

@@ -50,9 +50,12 @@ type bridge struct {
 
 	founders map[id.RoomID][]id.UserID // of rooms: who has unlimited power
 
-	adoptMu                          sync.RWMutex // held for writing while a person's room becomes the portal of a direct room
-	admitMu                          sync.Mutex   // one room of a person at a time is taken over
-	aliasMu                          sync.Mutex   // one portal at a time is made for a look-up
+	adoptMu   sync.RWMutex // held for writing while a person's room becomes the portal of a direct room
+	admitMu   sync.Mutex   // one room of a person at a time is taken over
+	aliasMu   sync.Mutex   // one portal at a time is made for a look-up
+	e2ee      encryption   // nil: encrypted rooms cannot be read
+	encrypted sync.Map     // id.RoomID → bool, what is in the settings
+
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
 }
@@ -73,6 +76,9 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{}, founders: map[id.RoomID][]id.UserID{}, expiryWake: make(chan struct{}, 1),
 	}
 	b.inbox.b = b
+	if newEncryption != nil && a.cfg.Encryption != encryptionOff {
+		b.e2ee = newEncryption(b)
+	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("matrix: listen for the homeserver: %w", err)
@@ -97,6 +103,9 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	work.Go(func() { b.greetHomeserver(ctx); b.watch(ctx) })
 	work.Go(func() { b.forgetOld(ctx) })
 	work.Go(func() { b.expire(ctx) })
+	if b.e2ee != nil {
+		work.Go(func() { b.e2ee.run(ctx) })
+	}
 	err = b.inbox.start(ctx)
 	if err == nil {
 		b.log.Info().Str("listen", listener.Addr().String()).Str("homeserver", a.cfg.Homeserver).Msg("waiting for the homeserver's events")

@@ -40,6 +40,10 @@ type Config struct {
 	// changed for a room that exists.
 	Federate bool
 
+	// Encryption is "off", "allowed" (rooms that people have encrypted are portals like others) or "default" (the bot's portals
+	// are encrypted). Empty is "allowed" where this build has encryption (the build tag goolm), else "off".
+	Encryption string
+
 	noProbe bool // tests: what the homeserver pushes is not looked into
 }
 
@@ -72,6 +76,15 @@ func New(cfg Config) (adapter.Adapter, error) {
 	}
 	if cfg.RequestTimeout == 0 {
 		cfg.RequestTimeout = 90 * time.Second
+	}
+	switch cfg.Encryption {
+	case "", encryptionOff:
+	case encryptionAllowed, encryptionDefault:
+		if newEncryption == nil {
+			return nil, errors.New("matrix: this program was built without Matrix encryption: build it with -tags goolm, or set encryption to off")
+		}
+	default:
+		return nil, fmt.Errorf("matrix: encryption is %q, not off, allowed or default", cfg.Encryption)
 	}
 	if cfg.InitialGhosts == 0 {
 		cfg.InitialGhosts = 100

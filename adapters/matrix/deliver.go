@@ -98,6 +98,9 @@ func (b *bridge) showJoined(ctx context.Context, ev adapter.Event) error {
 				return err
 			}
 		}
+		if err := b.openWaiting(ctx, p); err != nil {
+			return err
+		}
 		return b.setPowers(ctx, p, ev.User)
 	}
 	p, ok, err := b.portalFor(ctx, ev)

@@ -47,6 +47,13 @@ func (b *bridge) onMember(ctx context.Context, ev rawEvent) (effects []func(*sql
 	if err != nil {
 		return nil, err
 	}
+	if encrypted, err := b.encryptedRoom(ctx, ev.RoomID); err != nil {
+		return nil, err
+	} else if encrypted && prior.membership != membership {
+		if err := b.e2ee.changed(ctx, ev.RoomID); err != nil {
+			return nil, err
+		}
+	}
 	p, isPortal, err := b.st.portalAt(ctx, ev.RoomID)
 	if err != nil {
 		return nil, err
@@ -385,6 +392,16 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 	sender, ok := b.person(ev.Sender)
 	if !ok {
 		return false, b.say(ctx, ev.RoomID, ev.ID, "forbidden", "Not delivered: you may not use this bridge; its administrator can allow it.")
+	}
+	if ev.Type == "m.room.encrypted" && len(body) > 0 {
+		var why string
+		if ev, why, err = b.opened(ctx, ev); err != nil {
+			return false, err
+		}
+		if why != "" {
+			return false, b.refuse(ctx, p, ev, why)
+		}
+		body = asObject(ev.Content)
 	}
 	what, err := b.translate(ctx, p, ev, body, sender)
 	if err != nil {

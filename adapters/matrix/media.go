@@ -377,6 +377,3 @@ func (h *homeserver) uploadLimit(ctx context.Context) (int64, error) {
 	h.limit.Store(limit)
 	return max(limit, 0), nil
 }
-
-// encryptedRoom reports whether what is sent to a room has to be encrypted.
-func (b *bridge) encryptedRoom(context.Context, id.RoomID) (bool, error) { return false, nil }

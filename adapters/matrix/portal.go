@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -347,6 +348,11 @@ func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, err
 	if err := b.st.write(setMember(p.room, b.hs.bot, member{membership: "join", sender: b.hs.bot})); err != nil {
 		return p, err
 	}
+	if b.e2ee != nil && b.cfg.Encryption == encryptionDefault {
+		if err := b.setEncrypted(ctx, p.room, object{"algorithm": json.RawMessage(`"m.megolm.v1.aes-sha2"`)}); err != nil {
+			return p, err
+		}
+	}
 	for _, u := range people {
 		if err := b.st.write(setMember(p.room, u, member{membership: "invite", sender: b.hs.bot})); err != nil {
 			return p, err
@@ -430,6 +436,9 @@ func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID, r adapter.R
 			state(roomType, "", map[string]any{"uri": p.uri.String()}),
 		},
 		"power_level_content_override": powers,
+	}
+	if b.e2ee != nil && b.cfg.Encryption == encryptionDefault {
+		in["initial_state"] = append(in["initial_state"].([]any), state("m.room.encryption", "", map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}))
 	}
 	if r.Direct {
 		in["is_direct"] = true
@@ -553,7 +562,10 @@ func (b *bridge) admit(ctx context.Context, p portal, ghost id.UserID) error {
 	var enc object
 	err = b.hs.state(ctx, ghost, p.room, "m.room.encryption", "", &enc)
 	if err == nil {
-		return b.say(ctx, p.room, "", "encrypted", "This Matrix room is encrypted, and the bridge cannot read encrypted rooms yet: what you write here will not be delivered. Use a room without encryption; between providers MIMI encrypts.")
+		if err := b.setEncrypted(ctx, p.room, enc); err != nil {
+			return err
+		}
+		return b.sayEncrypted(ctx, p)
 	}
 	if fault.Temporary(err) {
 		return err

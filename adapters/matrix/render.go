@@ -283,11 +283,6 @@ func (b *bridge) sendPart(ctx context.Context, p portal, ev adapter.Event, as id
 	return send()
 }
 
-// sendEvent sends an event, encrypted where the room is.
-func (b *bridge) sendEvent(ctx context.Context, as id.UserID, room id.RoomID, typ, txn string, at time.Time, body map[string]any) (id.EventID, error) {
-	return b.hs.send(ctx, as, room, typ, txn, at, body)
-}
-
 // mentions are the Matrix IDs of those who are mentioned.
 func (b *bridge) mentions(ctx context.Context, list []mimiuri.URI, also ...mimiuri.URI) map[string]any {
 	var users []id.UserID

@@ -833,6 +833,25 @@ const (
 	waitForJoin = time.Hour // how long such a portal stays
 )
 
+// openWaiting gives a portal that was made for a look-up what the MIMI room has, once the first user is in it.
+func (b *bridge) openWaiting(ctx context.Context, p portal) error {
+	key := "waiting " + p.uri.String()
+	waits, err := b.st.setting(ctx, key)
+	if err != nil || waits == "" {
+		return err
+	}
+	r, ok, err := b.host.Room(ctx, p.uri)
+	if err != nil || !ok {
+		return err
+	}
+	for _, set := range []func(context.Context, portal, adapter.Room) error{b.setName, b.setTopic, b.setAvatar, b.setJoinRule, b.setHistory} {
+		if err := set(ctx, p, r); err != nil {
+			return err
+		}
+	}
+	return b.st.set(key, "")
+}
+
 // giveUpWaiting removes portals that were looked up and joined by nobody.
 func (b *bridge) giveUpWaiting(ctx context.Context) error {
 	list, err := b.st.waiting(ctx, time.Now())

@@ -74,8 +74,6 @@ func (b *bridge) translate(ctx context.Context, p portal, ev rawEvent, body obje
 		return b.translateReaction(ctx, p, body)
 	case "m.room.redaction":
 		return b.translateRedaction(ctx, p, ev, body, sender)
-	case "m.room.encrypted":
-		return said{why: "Not delivered: this message could not be decrypted by the bridge."}, nil
 	}
 	rel := body.object("m.relates_to")
 	if rel.str("rel_type") == "m.replace" {

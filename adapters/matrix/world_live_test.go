@@ -26,7 +26,10 @@ type world struct {
 	stop func()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldWith(t, func(*Config) {}) }
+
+// newWorldWith is newWorld with another configuration.
+func newWorldWith(t *testing.T, change func(*Config)) *world {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	if err := testnet.CheckNio(ctx); err != nil {
@@ -57,6 +60,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Cleanup(w.hs.Stop)
 	w.cfg.Homeserver = w.hs.URL
+	change(&w.cfg)
 	w.start()
 	t.Cleanup(func() {
 		w.stop()

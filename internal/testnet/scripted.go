@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -24,6 +25,8 @@ type scripted[E any] struct {
 	proc *Process
 	in   *os.File
 	dir  string
+	// script is the program's file, if it is not in dir.
+	script string
 
 	mu      sync.Mutex
 	next    int
@@ -55,6 +58,12 @@ func (e *ScriptError) Error() string {
 // startScript starts a Python program with the text given. parse turns an event's line into an E; ok is
 // false for one that is to be ignored.
 func startScript[E any](ctx context.Context, name, script string, parse func([]byte) (ev E, ok bool)) (*scripted[E], error) {
+	return startScriptIn(ctx, name, "", "client.py", script, debianPython, parse, "-u")
+}
+
+// startScriptIn is startScript for any interpreter. The program lies in the folder beside, where it finds its libraries, under
+// a name of the pattern; without one in the folder of its log.
+func startScriptIn[E any](ctx context.Context, name, beside, pattern, script, interpreter string, parse func([]byte) (ev E, ok bool), flags ...string) (*scripted[E], error) {
 	dir, err := os.MkdirTemp("", "mimibridge-"+name+"-")
 	if err != nil {
 		return nil, fmt.Errorf("testnet: start %s: %w", name, err)
@@ -64,8 +73,20 @@ func startScript[E any](ctx context.Context, name, script string, parse func([]b
 		s.Stop()
 		return nil, fmt.Errorf("testnet: start %s: %w", name, err)
 	}
-	path := filepath.Join(dir, "client.py")
+	path := filepath.Join(dir, pattern)
+	if beside != "" {
+		f, err := os.CreateTemp(beside, pattern)
+		if err != nil {
+			return fail(err)
+		}
+		path, s.script = f.Name(), f.Name()
+		f.Close()
+	}
 	if err := os.WriteFile(path, []byte(script), 0o600); err != nil {
+		return fail(err)
+	}
+	program, err := exec.LookPath(interpreter)
+	if err != nil {
 		return fail(err)
 	}
 	inR, inW, err := os.Pipe()
@@ -79,7 +100,7 @@ func startScript[E any](ctx context.Context, name, script string, parse func([]b
 		return fail(err)
 	}
 	s.proc, err = Start(ctx, Command{
-		Name: name, Path: debianPython, Args: []string{"-u", path},
+		Name: name, Path: program, Args: append(flags, path),
 		Log: filepath.Join(dir, "client.log"), Stdin: inR, Stdout: outW,
 	})
 	inR.Close()
@@ -101,6 +122,9 @@ func (s *scripted[E]) Stop() {
 		s.proc.Stop()
 	}
 	_ = os.RemoveAll(s.dir)
+	if s.script != "" {
+		_ = os.Remove(s.script)
+	}
 }
 
 // Process is the program's process.

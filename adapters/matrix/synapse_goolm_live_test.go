@@ -1,0 +1,8 @@
+//go:build live && goolm
+
+package matrix
+
+func init() {
+	onSynapse["Encrypted"] = TestEncrypted
+	onSynapse["EncryptedPortal"] = TestEncryptedPortal
+}
