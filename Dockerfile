@@ -9,7 +9,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags=-s -o /mimibridge ./cmd/mimibridge \
+RUN CGO_ENABLED=0 go build -tags goolm -trimpath -ldflags=-s -o /mimibridge ./cmd/mimibridge \
  && mkdir /data /empty
 
 FROM scratch

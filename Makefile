@@ -16,7 +16,7 @@ build: go-version ## build bin/mimibridge
 	@start=$$(date +%s); \
 	( while sleep 30 >/dev/null 2>&1; do echo "  still building: $$(( $$(date +%s) - start )) s"; done ) & beat=$$!; \
 	trap 'kill $$beat 2>/dev/null' EXIT; \
-	$(GO) build -trimpath -o bin/mimibridge ./cmd/mimibridge || exit 1; \
+	$(GO) build -tags goolm -trimpath -o bin/mimibridge ./cmd/mimibridge || exit 1; \
 	took=$$(( $$(date +%s) - start )); [ $$took -lt 5 ] || echo "built bin/mimibridge in $$took s"
 
 demo: build  ## two providers at work on real servers; ONCE=1 stops after the conversation, YES=1 answers the question
@@ -41,8 +41,8 @@ fuzz: go-version ## each fuzz target for FUZZTIME
 
 lint: go-version ## gofmt, go vet and the rules about imports
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "gofmt would change: $$bad; run gofmt -w"; exit 1; }
-	@$(GO) vet ./...
-	@$(GO) vet -tags live ./...
+	@$(GO) vet -tags goolm ./...
+	@$(GO) vet -tags live,goolm ./...
 	@$(GO) test -count=1 ./internal/archtest
 
 clean:       ## remove what was built

@@ -80,6 +80,18 @@ type Matrix struct {
 	// Registration is the registration file that the homeserver has been given too; it holds both
 	// tokens. `mimibridge registration` writes it. Default "registration.yaml".
 	Registration string `yaml:"registration"`
+	// Encryption of Matrix rooms: "off"; "allowed", so that rooms which people have encrypted can be
+	// bridged; or "default", so that the bridge makes encrypted ones. Default "allowed" in a program
+	// built with the tag goolm (make build), else "off".
+	Encryption string `yaml:"encryption"`
+	// InitialGhosts is how many remote participants join when a room is made here; the others join
+	// when they first speak or are mentioned. Default 100.
+	InitialGhosts int `yaml:"initial_ghosts"`
+	// Federate lets users of other homeservers into rooms that the bridge makes, if the permissions
+	// allow them. Default false.
+	Federate bool `yaml:"federate"`
+	// NoStatusEvents leaves out the events that tell a client what became of a message. Default false.
+	NoStatusEvents bool `yaml:"no_status_events"`
 }
 
 // Federation is the way to other providers: HTTPS with mutual TLS (draft-ietf-mimi-protocol).

@@ -56,7 +56,7 @@ type pkg struct {
 
 func list(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-tags", "live", "-deps", "-json=ImportPath,Imports", "./...")
+	cmd := exec.Command("go", "list", "-tags", "live,goolm", "-deps", "-json=ImportPath,Imports", "./...")
 	cmd.Dir = root(t)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -149,7 +149,7 @@ func TestDependenciesHaveReasons(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "list", "-tags", "live", "-f", `{{range .Imports}}{{.}} {{end}}{{range .TestImports}}{{.}} {{end}}{{range .XTestImports}}{{.}} {{end}}`, "./...")
+	cmd := exec.Command("go", "list", "-tags", "live,goolm", "-f", `{{range .Imports}}{{.}} {{end}}{{range .TestImports}}{{.}} {{end}}{{range .XTestImports}}{{.}} {{end}}`, "./...")
 	cmd.Dir = root(t)
 	imports, err := cmd.Output()
 	if err != nil {

@@ -44,16 +44,17 @@ func run(ctx context.Context, live bool, demo, timeout string, packages []string
 		if err := setup.Install(ctx, setup.Missing(ctx, setup.ForTests()), o); err != nil {
 			return err
 		}
-		for _, build := range []func(context.Context, *testnet.Progress) (string, error){testnet.BuildDendrite, testnet.BuildSynapse} {
+		for _, build := range []func(context.Context, *testnet.Progress) (string, error){testnet.BuildDendrite, testnet.BuildSynapse, testnet.BuildJSSDK} {
 			if _, err := build(ctx, progress); err != nil {
 				return err
 			}
 		}
 	}
-	args := []string{"test", "-json", "-count=1", "-timeout", timeout}
+	tags := "goolm" // encryption on Matrix, which the program is built with
 	if live {
-		args = append(args, "-tags", "live")
+		tags += ",live"
 	}
+	args := []string{"test", "-json", "-count=1", "-timeout", timeout, "-tags", tags}
 	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.Stderr = os.Stderr
