@@ -109,3 +109,14 @@ var simpleHelp = func() (out []string) {
 	}
 	return out
 }()
+
+const (
+	textFile = "[a file, %s (%s): this server does not let the gateway store files]"
+	textLong = "(The whole text is attached.)"
+)
+
+var (
+	errFileFetch = errNotAcceptable("The file could not be fetched from your server; please share it again.")
+	errFileLarge = errNotAcceptable("The file is too large to be carried over.")
+	errNoUpload  = &stanzaError{"cancel", "service-unavailable", "This server does not let the gateway store files."}
+)

@@ -140,6 +140,7 @@ func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, 
 	if !known {
 		return delivery{}, nil
 	}
+	s.prepareFiles(ctx, k)
 	if direct {
 		return s.showDirect(ctx, r, k)
 	}

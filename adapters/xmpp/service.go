@@ -45,6 +45,7 @@ type service struct {
 	asks    uint64
 
 	pictures avatars
+	files    *uploads
 }
 
 func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, error) {
@@ -62,6 +63,7 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 		byURI:     make(map[mimiuri.URI]*room),
 		waiting:   make(map[string]chan adapter.Event),
 		asked:     make(map[string]asked),
+		files:     newUploads(cfg.TLS),
 		pictures:  avatars{byURI: make(map[string]*avatar), users: make(map[mimiuri.URI]string)},
 	}
 	s.work = newQueues(queueMax, s.log)

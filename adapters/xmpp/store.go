@@ -95,6 +95,13 @@ var schema = []string{
 		seq    BIGINT NOT NULL,
 		PRIMARY KEY (room, person)
 	);
+	CREATE TABLE xmpp_file (
+		room TEXT   NOT NULL,
+		mimi TEXT   NOT NULL,
+		part BIGINT NOT NULL,
+		url  TEXT   NOT NULL,
+		PRIMARY KEY (room, mimi, part)
+	);
 	CREATE TABLE xmpp_contact (
 		person TEXT NOT NULL,
 		other  TEXT NOT NULL,
@@ -361,7 +368,7 @@ func (s *store) dropUser(room, user mimiuri.URI) error {
 // dropRoom forgets a room.
 func (s *store) dropRoom(room mimiuri.URI) error {
 	return s.write(func(tx *sql.Tx) error {
-		for _, table := range []string{"xmpp_occupant", "xmpp_nick", "xmpp_sent", "xmpp_message", "xmpp_read", "xmpp_member"} {
+		for _, table := range []string{"xmpp_occupant", "xmpp_nick", "xmpp_sent", "xmpp_message", "xmpp_read", "xmpp_member", "xmpp_file"} {
 			if _, err := tx.Exec(`DELETE FROM `+table+` WHERE room = $1`, room.String()); err != nil {
 				return err
 			}

@@ -137,8 +137,11 @@ func (s *stub) serve(c net.Conn) {
 				s.t.Errorf("a stanza that would end the stream: %s", e)
 			}
 			s.got = append(s.got, e)
-			if s.received != nil {
+			switch {
+			case s.received != nil:
 				s.received(e)
+			case e.Local == "iq" && e.attr("type") == "get" && e.attr("to") == testDomain: // a server without services
+				fmt.Fprintf(c, "<iq type='error' id='%s' from='%s' to='%s'><error type='cancel'><service-unavailable xmlns='%s'/></error></iq>", e.attr("id"), testDomain, e.attr("from"), nsStanzas)
 			}
 		}
 		s.changed.Broadcast()
