@@ -21,6 +21,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/people"
 	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/core/wire"
 )
 
@@ -227,6 +228,33 @@ func TestConsent(t *testing.T) {
 	la.await(t, "ann's question", func(e adapter.ConsentEvent) bool { return e.Asked && e.Local == ann && e.Contact.User == alice })
 	a.consent(ann, alice, mimiuri.URI{}, adapter.GrantConsent)
 	b.awaitJoined(room, ann)
+
+	// What is over is forgotten.
+	waits := func() (n int) {
+		o := storeOptions(b.dir)
+		o.Domain = b.domain
+		st, err := store.Open(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		if err := st.View(t.Context(), func(tx *store.Tx) error {
+			ws, err := tx.WaitsFor(bob.String(), amy.String())
+			n = len(ws)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if err := b.core.People.Clean(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	if n := waits(); n != 0 {
+		t.Errorf("%d invitations wait that do not", n)
+	}
+	b.start()
 
 	// A grant that is taken back is told, and holds.
 	b.consent(bob, alice, mimiuri.URI{}, adapter.RefuseConsent)

@@ -537,7 +537,7 @@ func (p *People) Waiting(ctx context.Context, by, target, room mimiuri.URI, seq 
 	return waits, err
 }
 
-// Expire ends the questions that were open for 30 days. Run calls it each hour.
+// Expire ends the questions that were open for 30 days.
 func (p *People) Expire(ctx context.Context) error {
 	for {
 		var rows []store.Consent

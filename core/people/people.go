@@ -323,27 +323,13 @@ func (p *People) kickAll() {
 	}
 }
 
-// tidy ends questions that were open too long and forgets what is old, each hour; what other nodes changed is read each
-// half minute.
+// tidy cleans up each hour; what other nodes changed is read each half minute.
 func (p *People) tidy(ctx context.Context) {
 	hour, half := time.NewTicker(time.Hour), time.NewTicker(30*time.Second)
 	defer hour.Stop()
 	defer half.Stop()
 	work := func() {
-		err := p.Expire(ctx)
-		if err == nil {
-			now := p.cfg.Now()
-			err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-				if err := tx.TrimUsage(now.Add(-48 * time.Hour).UnixMilli()); err != nil {
-					return err
-				}
-				if err := tx.TrimProfiles(now.Add(-questionLife).UnixMilli()); err != nil {
-					return err
-				}
-				return tx.TrimConsentOut(now.Add(-questionLife).UnixMilli())
-			})
-		}
-		if err != nil && ctx.Err() == nil {
+		if err := p.Clean(ctx); err != nil && ctx.Err() == nil {
 			p.cfg.Log.Error().Err(err).Msg("cleaning up what is between people")
 		}
 	}
@@ -360,6 +346,26 @@ func (p *People) tidy(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// Clean ends questions that were open too long and forgets what is old. Run calls it each hour.
+func (p *People) Clean(ctx context.Context) error {
+	if err := p.Expire(ctx); err != nil {
+		return err
+	}
+	now := p.cfg.Now()
+	return p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.TrimConsent(); err != nil {
+			return err
+		}
+		if err := tx.TrimUsage(now.Add(-48 * time.Hour).UnixMilli()); err != nil {
+			return err
+		}
+		if err := tx.TrimProfiles(now.Add(-questionLife).UnixMilli()); err != nil {
+			return err
+		}
+		return tx.TrimConsentOut(now.Add(-questionLife).UnixMilli())
+	})
 }
 
 // use takes one off what somebody may do in the window of time that is now.

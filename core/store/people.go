@@ -208,6 +208,14 @@ func (tx *Tx) EndWait(user, other, room string, seq uint64) error {
 	return tx.do(`DELETE FROM consent_wait WHERE local_user=? AND other=? AND room_id=? AND seq=?`, user, other, room, int64(seq))
 }
 
+// TrimConsent forgets who waits for consent although their intent has ended, and contacts of which nothing is left.
+func (tx *Tx) TrimConsent() error {
+	if err := tx.do(`DELETE FROM consent_wait WHERE NOT EXISTS (SELECT 1 FROM intent WHERE intent.room_id=consent_wait.room_id AND intent.seq=consent_wait.seq AND intent.status<2)`); err != nil {
+		return err
+	}
+	return tx.do(`DELETE FROM consent WHERE local_user<>'' AND grants=0 AND granted=0`)
+}
+
 // Wait is an intent that waits.
 type Wait struct {
 	Room string
