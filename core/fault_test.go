@@ -312,6 +312,31 @@ func joined(user mimiuri.URI) func(adapter.Event) bool {
 
 func resyncs(p *provider) uint64 { return p.core.Client.Counters.Resyncs.Load() }
 
+// log is what the hub of a room has accepted.
+func (p *provider) log(t *testing.T, room mimiuri.URI) (all []*wire.FanoutMessage) {
+	t.Helper()
+	p.sql(t, func(db *sql.DB) error {
+		rows, err := db.Query(`SELECT body FROM hub_log WHERE room_id=$1 ORDER BY seq`, room.String())
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var b []byte
+			if err := rows.Scan(&b); err != nil {
+				return err
+			}
+			m, err := wire.ParseFanout(b)
+			if err != nil {
+				return err
+			}
+			all = append(all, m...)
+		}
+		return rows.Err()
+	})
+	return all
+}
+
 // copy stops the provider, copies its database and starts it again; restore does so the other way round.
 func (p *provider) copy(t *testing.T) (restore func()) {
 	t.Helper()
@@ -657,8 +682,29 @@ func TestFaults(t *testing.T) {
 			w.b.awaitJoined(w.room, w.b.user("ben"))
 			restore := w.b.copy(t)
 			talk(t, w.room, "that are forgotten", map[*provider]string{w.a: "alice", w.b: "bob", w.c: "carol"})
+			epoch, _, err := w.b.core.Client.GroupState(context.Background(), w.room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			logged := len(w.a.log(t, w.room))
 			restore()
+			// Said before it knows that it has to join anew: this waits, too.
+			w.b.say(w.room, "bob", "in no known epoch")
 			w.b.awaitResync()
+			w.a.mem.wait(t, "what was said at once", func() bool { return slices.Contains(w.a.texts(w.room), "bob: in no known epoch") })
+			// The keys of the epoch were used after the copy was made: with none of them anything is sent again.
+			own := 0
+			for _, m := range w.a.log(t, w.room)[logged:] {
+				if m.Message.PrivateMessage == nil {
+					continue
+				}
+				if own++; m.Message.Epoch() <= epoch {
+					t.Errorf("a message is of epoch %d, the copy was of %d", m.Message.Epoch(), epoch)
+				}
+			}
+			if own == 0 {
+				t.Error("the hub has no message since the copy was put back")
+			}
 			talk(t, w.room, "after", map[*provider]string{w.a: "alice", w.b: "bob", w.c: "carol"})
 			talk(t, w.room, "and", map[*provider]string{w.a: "alice", w.b: "ben", w.c: "carol"})
 		}},

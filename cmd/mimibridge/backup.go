@@ -22,7 +22,8 @@ const aboutRestore = `
 Puts the databases of FILE, which ` + "`mimibridge backup`" + ` made, in their place. The daemon must not run. As the copy is from earlier, no key
 in it is used again: the daemon joins its rooms anew when it starts, and what was sent since the backup is not repeated.
 
-With PostgreSQL: load the dump, then run it with -loaded and without FILE.`
+With -loaded and without FILE: the database was put back by other means, a dump into PostgreSQL, a snapshot of the machine, and
+is marked as such.`
 
 // storeOptions are those of the configuration's database.
 func storeOptions(c *config.Config) (store.Options, error) {
@@ -87,7 +88,7 @@ func cmdRestore(ctx context.Context, e *env, args []string) error {
 	fs := flags(e, "restore FILE", aboutRestore)
 	path := configFlag(fs)
 	force := fs.Bool("force", false, "move the databases that are there aside")
-	loaded := fs.Bool("loaded", false, "PostgreSQL: the dump has been loaded")
+	loaded := fs.Bool("loaded", false, "the database has been put back already: a dump was loaded, a snapshot restored")
 	rest, err := parseArgs(fs, args, 0, 1)
 	if err != nil {
 		return err
@@ -108,8 +109,6 @@ func cmdRestore(ctx context.Context, e *env, args []string) error {
 	case o.Postgres != "" && !*loaded:
 		return errorWithHint(errors.New("a dump is loaded with PostgreSQL's own tools"),
 			fmt.Sprintf("stop all daemons on it, then\npg_restore --clean --if-exists --no-owner --dbname='%s' %s\nmimibridge restore -loaded", store.PostgresName(o.Postgres), rest[0]))
-	case o.Postgres == "" && *loaded:
-		return errorWithHint(errors.New("-loaded is for PostgreSQL, the configuration has SQLite"), "name the file that `mimibridge backup` made")
 	case *loaded:
 		if err := store.MarkRestored(ctx, o); err != nil {
 			return err

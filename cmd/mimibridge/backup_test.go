@@ -61,7 +61,12 @@ func TestBackupAndRestore(t *testing.T) {
 	says(cmd(0, "restore", "-force", file), "Restored example.org", "the former one is kept")
 	says(cmd(0, "db", "upgrade"), "which is this version's")
 	says(cmd(2, "restore"), "either FILE or -loaded")
-	says(cmd(1, "restore", "-loaded"), "is for PostgreSQL")
+	says(cmd(0, "restore", "-loaded"), "is marked as a copy from earlier")
+	if s, err = store.Open(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	says(cmd(1, "restore", "-loaded"), "stop it first")
+	s.Close()
 
 	old, err := os.ReadFile("../../core/store/testdata/schema1-a.sql")
 	if err != nil {

@@ -114,7 +114,8 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// MarkRestored makes a PostgreSQL database, into which a dump was loaded, another incarnation. It fails while a node runs.
+// MarkRestored makes a database that was put back by other means another incarnation: a PostgreSQL database into which a dump was
+// loaded, a SQLite file of a snapshot. It fails while a daemon runs.
 func MarkRestored(ctx context.Context, o Options) error {
 	o.Restored = true
 	sealer, err := NewSealer(o.Key)
@@ -123,7 +124,13 @@ func MarkRestored(ctx context.Context, o Options) error {
 	}
 	s := &Store{o: o, sealer: sealer, node: newNodeState(), exists: true}
 	defer s.closeFiles()
-	return s.openPostgres(ctx)
+	if s.postgres() {
+		return s.openPostgres(ctx)
+	}
+	if _, err := os.Stat(o.Path); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return s.openSQLite(ctx)
 }
 
 // errDry ends a dry run.
