@@ -145,6 +145,7 @@ func (b *bridge) showLeft(ctx context.Context, ev adapter.Event) error {
 	// What a local user has done is there already. Doing it again would undo what they did since, such as
 	// coming back or inviting again.
 	_, _, own := ours(ev.Origin)
+	own = own && !strings.HasSuffix(ev.Origin.ID, commandSuffix)
 	reason := ""
 	if ev.Actor != ev.User && !ev.Actor.IsZero() {
 		reason = "removed by " + b.shown(ev.Actor)

@@ -188,6 +188,11 @@ func (h *homeserver) setDisplayName(ctx context.Context, user id.UserID, name st
 		mautrix.ClientURLPath{"v3", "profile", user, "displayname"}, nil, map[string]string{"displayname": name}, nil)
 }
 
+// profile reads a user's profile.
+func (h *homeserver) profile(ctx context.Context, user id.UserID, out any) error {
+	return h.do(ctx, "look up "+string(user), http.MethodGet, h.bot, mautrix.ClientURLPath{"v3", "profile", user}, nil, nil, out)
+}
+
 func (h *homeserver) setAvatar(ctx context.Context, user id.UserID, mxc string) error {
 	return h.do(ctx, "set the picture of "+string(user), http.MethodPut, user,
 		mautrix.ClientURLPath{"v3", "profile", user, "avatar_url"}, nil, map[string]string{"avatar_url": mxc}, nil)

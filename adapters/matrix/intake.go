@@ -12,6 +12,7 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
@@ -378,7 +379,7 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 	}
 	body := asObject(ev.Content)
 	if !ok || p.closing {
-		return false, b.onCommand(ctx, ev, body)
+		return false, b.onCommand(ctx, ev, body, portal{}, false)
 	}
 	if !p.admitted {
 		return false, errNotYet
@@ -390,8 +391,18 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 		return false, b.onReceipt(ctx, p, ev, body)
 	}
 	sender, ok := b.person(ev.Sender)
+	relayed := ""
 	if !ok {
-		return false, b.say(ctx, ev.RoomID, ev.ID, "forbidden", "Not delivered: you may not use this bridge; its administrator can allow it.")
+		// Somebody who has switched the relay on may lend them their voice.
+		by, err := b.st.setting(ctx, relayKey(p))
+		if err != nil {
+			return false, err
+		}
+		if sender, ok = b.person(id.UserID(by)); !ok {
+			return false, b.say(ctx, ev.RoomID, ev.ID, "forbidden", "Not delivered: you may not use this bridge; its administrator can allow it.")
+		}
+		local, server, _ := splitID(ev.Sender)
+		relayed = local + " (" + server + ")"
 	}
 	if ev.Type == "m.room.encrypted" && len(body) > 0 {
 		var why string
@@ -403,7 +414,13 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 		}
 		body = asObject(ev.Content)
 	}
+	if _, command := isCommand(body); command && relayed == "" && ev.Type == "m.room.message" {
+		return false, b.onCommand(ctx, ev, body, p, true)
+	}
 	what, err := b.translate(ctx, p, ev, body, sender)
+	if relayed != "" && what.msg != nil && !nameRelayed(what.msg, relayed) {
+		what = said{why: "Not delivered: only text is passed on for users who may not use the bridge."}
+	}
 	if err != nil {
 		return false, err
 	}
@@ -417,6 +434,22 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 	return true, b.intake(ctx, ev.RoomID, adapter.Intent{
 		Kind: adapter.SendMessage, Room: p.uri, Actor: sender, Content: what.msg, OriginID: string(ev.ID), OriginTime: ev.time(),
 	})
+}
+
+// nameRelayed puts the author's name into a message that is sent through somebody else; only text can have it.
+func nameRelayed(m *content.Message, name string) bool {
+	switch m.Body.ContentType {
+	case content.TypeMarkdown:
+		name = content.EscapeMarkdown(name)
+	case content.TypePlain:
+	default:
+		return false
+	}
+	if m.Body.Cardinality != content.SinglePart || m.Body.Disposition != content.Render {
+		return false
+	}
+	m.Body.Content = append([]byte(name+": "), m.Body.Content...)
+	return true
 }
 
 // refuse tells the author of an event why it is not passed on.

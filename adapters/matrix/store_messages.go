@@ -336,6 +336,14 @@ func (s *store) ghosts(ctx context.Context, room id.RoomID) (n int, err error) {
 	return n, err
 }
 
+// disown makes a portal one that a person has made.
+func (s *store) disown(p portal, creator id.UserID, creation id.EventID) error {
+	return s.write(func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE matrix_portal SET own = 0, creator = $2, creation = $3 WHERE room_uri = $1`, p.uri.String(), string(creator), string(creation))
+		return err
+	})
+}
+
 // movePortal makes another Matrix room a portal's.
 func (s *store) movePortal(p portal, next id.RoomID) error {
 	return s.write(func(tx *sql.Tx) error {

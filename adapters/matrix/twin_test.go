@@ -56,6 +56,7 @@ type twin struct {
 	files   map[string]twinFile // assets, by URL
 
 	profiles map[mimiuri.URI]adapter.Profile
+	asked    asked
 }
 
 type twinFile struct {
