@@ -56,6 +56,9 @@ type bridge struct {
 	e2ee      encryption   // nil: encrypted rooms cannot be read
 	encrypted sync.Map     // id.RoomID → bool, what is in the settings
 
+	rules      []rule // of policy lists, if rulesKnown
+	rulesKnown bool
+
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
 }

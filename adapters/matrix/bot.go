@@ -27,6 +27,7 @@ const helpText = `This is the bridge to MIMI, the federation of messengers. Comm
   block URI, unblock URI, blocked – users, rooms or domains that you do not want to hear of.
   safety URI – the safety number with a user. It verifies the bridges of your domains, not the persons.
   profile on|off – whether others can find you by your name here. receipts on|off – whether others see what you have read.
+  policy follow ROOM|unfollow ROOM – a moderation policy list that holds in all MIMI rooms here (admins of the bridge).
   status – what the bridge knows of you. export – what is stored of you. delete – remove you from MIMI. help – this text.
 In a MIMI room: invite URI, report REASON (in reply to a message), expire 1h|off, status, leave, destroy,
   relay on|off (users without permission speak through you), unplumb [dry] (take the bridge out). In another room: plumb URI.
@@ -127,7 +128,7 @@ func init() {
 		"consent": (*bridge).cmdConsent, "ask": (*bridge).cmdAsk, "accept": (*bridge).cmdAccept, "refuse": (*bridge).cmdRefuse,
 		"block": (*bridge).cmdBlock, "unblock": (*bridge).cmdUnblock, "blocked": (*bridge).cmdBlocked, "report": (*bridge).cmdReport,
 		"safety": (*bridge).cmdSafety, "profile": (*bridge).cmdProfile, "receipts": (*bridge).cmdReceipts, "expire": (*bridge).cmdExpire,
-		"relay": (*bridge).cmdRelay, "plumb": (*bridge).cmdPlumb, "unplumb": (*bridge).cmdUnplumb, "destroy": (*bridge).cmdDestroy,
+		"relay": (*bridge).cmdRelay, "policy": (*bridge).cmdPolicy, "plumb": (*bridge).cmdPlumb, "unplumb": (*bridge).cmdUnplumb, "destroy": (*bridge).cmdDestroy,
 		"status": (*bridge).cmdStatus, "export": (*bridge).cmdExport, "delete": (*bridge).cmdDelete,
 	}
 }

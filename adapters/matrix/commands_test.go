@@ -219,6 +219,31 @@ func TestCommands(t *testing.T) {
 			t.Errorf("asked %d times", asks)
 		}
 	})
+	t.Run("a policy list", func(t *testing.T) {
+		if got := give(string(own), "policy follow "+string(own)); !strings.Contains(got, "Only an admin") {
+			t.Errorf("%q", got)
+		}
+		s.tw.setLevel("@juliet:"+server, adapter.LevelAdmin)
+		if got := give(string(own), "policy follow "+string(own)); !strings.Contains(got, "0 rules") {
+			t.Errorf("%q", got)
+		}
+		ban := func(event, kind, entity string) {
+			ev := from(string(own), event, "m.policy.rule."+kind, map[string]any{"entity": entity, "recommendation": "m.ban", "reason": "spam"})
+			ev["state_key"] = entity
+			s.put(ev)
+		}
+		ban("$rule1", "server", "xmpp.example.invalid")
+		ban("$rule2", "user", "mercutio@xmpp.*")
+		s.tw.until(s.ctx, "mercutio is out", func() bool { return !s.tw.isIn(room, mercutio) })
+		s.tw.add(room, romeo, "mimi://spam.xmpp.example.invalid/u/x")
+		ban("$rule3", "server", "*.invalid")
+		s.tw.until(s.ctx, "x is out", func() bool { return !s.tw.isIn(room, "mimi://spam.xmpp.example.invalid/u/x") })
+		s.tw.add(room, romeo, "mimi://spam2.invalid/u/y")
+		s.tw.until(s.ctx, "y is out at once", func() bool { return !s.tw.isIn(room, "mimi://spam2.invalid/u/y") })
+		if got := give(string(own), "policy unfollow "+string(own)); !strings.Contains(got, "not followed") {
+			t.Errorf("%q", got)
+		}
+	})
 	t.Run("the provisioning API", func(t *testing.T) {
 		for body, want := range map[string]string{
 			`{"user":"@juliet:matrix.example","command":"find xmpp.example handle romeo"}`: `"answer":"Romeo mimi://xmpp.example/u/romeo`,

@@ -107,6 +107,11 @@ func (b *bridge) showJoined(ctx context.Context, ev adapter.Event) error {
 	if err != nil || !ok {
 		return err
 	}
+	if rules, err := b.ruleList(ctx); err != nil {
+		return err
+	} else if err := b.enforce(ctx, ev.Room, rules, ev.User); err != nil {
+		return err
+	}
 	ghost, err := b.ensureGhost(ctx, ev.User)
 	if err != nil {
 		return err

@@ -206,6 +206,9 @@ func (b *bridge) wanted(ev rawEvent) bool {
 	if ev.Type == "m.room.member" {
 		return ev.StateKey != nil
 	}
+	if isPolicyRule(ev.Type) {
+		return ev.StateKey != nil && !isOurs(ev.Sender, b.server)
+	}
 	if isState(ev.Type) {
 		return ev.StateKey != nil && *ev.StateKey == "" && !isOurs(ev.Sender, b.server)
 	}

@@ -160,6 +160,9 @@ func (b *bridge) carryOut(ctx context.Context, in incoming) (effects []func(*sql
 		effects, err = b.onMember(ctx, ev)
 		return effects, stateDone, err
 	}
+	if isPolicyRule(ev.Type) {
+		return nil, stateDone, b.onPolicyRule(ctx, ev)
+	}
 	if isState(ev.Type) && ev.StateKey != nil {
 		return nil, stateDone, b.onState(ctx, ev)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -70,6 +71,7 @@ func cmdRun(ctx context.Context, e *env, args []string) error {
 	if d.console != nil {
 		ac.Console = d.console
 	}
+	ac.Provision = d.provision
 	as, err := admin.New(ac)
 	if err != nil {
 		p.Close()
@@ -113,11 +115,12 @@ func cmdRun(ctx context.Context, e *env, args []string) error {
 
 // daemon is what of a running provider can change while it runs.
 type daemon struct {
-	path    string
-	config  atomic.Pointer[config.Config]
-	log     zerolog.Logger
-	cert    *certificate
-	console *console.Adapter
+	path      string
+	config    atomic.Pointer[config.Config]
+	log       zerolog.Logger
+	cert      *certificate
+	console   *console.Adapter
+	provision http.Handler // nil for none
 
 	provider *core.Provider
 
@@ -230,6 +233,7 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 	}
 	if a != nil {
 		list = append(list, a)
+		d.provision, _ = a.(http.Handler)
 	}
 	if *c.Admin.Console {
 		d.console = console.New()

@@ -39,6 +39,8 @@ type Config struct {
 	Listen   string       // "host:port", empty for none
 	Token    string       // of the listener, empty for none
 	Console  http.Handler // of the console adapter, nil for none
+	// Provision takes commands in the name of the network's users: POST /provision on the listener, with the token. Nil for none.
+	Provision http.Handler
 	// Settings gives what `config show` prints; Reload reads the configuration again and says what it changed and what needs a restart.
 	Settings func() any
 	Reload   func() (changed, restart []string, err error)
@@ -180,6 +182,9 @@ func (s *Server) tcpHandler() http.Handler {
 	})
 	if s.cfg.Token != "" {
 		mux.HandleFunc("POST /hooks/delete-account", s.authorized(s.deleteAccount))
+		if s.cfg.Provision != nil {
+			mux.HandleFunc("POST /provision", s.authorized(s.cfg.Provision.ServeHTTP))
+		}
 	}
 	return mux
 }
