@@ -144,12 +144,13 @@ func (b *bridge) forgetRules() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.rules, b.rulesKnown = nil, false
+	b.rulesAt++
 }
 
 // ruleList is all rules of the lists that are followed.
 func (b *bridge) ruleList(ctx context.Context) ([]rule, error) {
 	b.mu.Lock()
-	all, known := b.rules, b.rulesKnown
+	all, known, at := b.rules, b.rulesKnown, b.rulesAt
 	b.mu.Unlock()
 	if known {
 		return all, nil
@@ -166,7 +167,9 @@ func (b *bridge) ruleList(ctx context.Context) ([]rule, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.rules, b.rulesKnown = all, true
+	if b.rulesAt == at {
+		b.rules, b.rulesKnown = all, true
+	}
 	return all, nil
 }
 

@@ -58,6 +58,7 @@ type bridge struct {
 
 	rules      []rule // of policy lists, if rulesKnown
 	rulesKnown bool
+	rulesAt    int // counts the changes
 
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
