@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 export CGO_ENABLED = 0
 
-.PHONY: help build demo test test-fast bench fuzz lint clean go-version
+.PHONY: help build demo test test-fast bench fuzz lint clean go-version stranger
 .DEFAULT_GOAL := build
 
 help:        ## list the targets
@@ -44,6 +44,9 @@ lint: go-version ## gofmt, go vet and the rules about imports
 	@$(GO) vet -tags goolm ./...
 	@$(GO) vet -tags live,goolm ./...
 	@$(GO) test -count=1 ./internal/archtest
+
+stranger: go-version ## as root: from the binary to a bridged message on a bare machine (debootstrap), by the quick start's commands
+	@tools/stranger.sh
 
 clean:       ## remove what was built
 	@rm -rf bin

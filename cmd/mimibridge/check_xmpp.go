@@ -191,7 +191,7 @@ func checkComponent(ctx context.Context, k *checker, x *config.XMPP, domain stri
 	case errors.As(err, &cond) && cond == "conflict":
 		k.ok("the XMPP server knows the component %s, and it is connected: a daemon is running", domain)
 	case errors.As(err, &cond) && cond == "host-unknown":
-		k.fail("the XMPP server does not know the component "+domain, `add Component "`+domain+`" to its configuration and reload it; a name of your choice goes into network.xmpp`)
+		k.fail("the XMPP server does not know the component "+domain, `add Component "`+domain+`" to its configuration and restart it (Prosody opens no component on reload; ejabberd: reload_config); a name of your choice goes into network.xmpp`)
 	case errors.As(err, &cond) && cond == "not-authorized":
 		k.fail("the XMPP server refuses the secret of the component "+domain, "give both sides the same component_secret")
 	case errors.As(err, &op) && op.Op == "dial":

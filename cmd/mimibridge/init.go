@@ -472,7 +472,7 @@ func tellRest(e *env, c *config.Config, path string, snippets []string) {
 			from = " (" + strings.Join(snippets, ", ") + " has it with the secret)"
 		}
 		indent := func(s string) string { return "    " + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n    ") }
-		fmt.Fprintf(e.out, "Give the XMPP server both components%s and reload it:\n\n    -- Prosody, prosody.cfg.lua\n%s\n\n    # ejabberd, ejabberd.yml\n%s\n\n", from, indent(prosodySnippet(x, "", "SECRET")), indent(ejabberdSnippet(x, "SECRET")))
+		fmt.Fprintf(e.out, "Give the XMPP server both components%s and restart it (for ejabberd, reload_config will\ndo):\n\n    -- Prosody, prosody.cfg.lua\n%s\n\n    # ejabberd, ejabberd.yml\n%s\n\n", from, indent(prosodySnippet(x, "", "SECRET")), indent(ejabberdSnippet(x, "SECRET")))
 	default:
 		fmt.Fprintf(e.out, "There is no chat server to be told anything: `mimibridge chat -as NAME` is for your users.\n\n")
 	}
