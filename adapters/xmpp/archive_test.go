@@ -46,6 +46,7 @@ func aField(name, value string) string {
 
 // XEP-0313: what the room's archive answers, also after a restart: it is not in memory.
 func TestArchive(t *testing.T) {
+	covers(t, "archive by pages, times, ids, occupants", "XEP-0313, XEP-0059", "from MIMI", "stanzas")
 	w := newBalcony(t)
 	var ids []content.MessageID
 	for i := range 7 {

@@ -11,6 +11,7 @@ import (
 // XEP-0045 clause by clause: what an occupant with privileges does, and what becomes of it, for the provider and for the
 // others. The other clauses have tests of their own: 7 (entering, leaving, messages) in muc_test.go and messages_test.go.
 func TestClauses(t *testing.T) {
+	covers(t, "kick, ban, voice, affiliations, configuration, destroying", "XEP-0045 8 to 10", "both", "stanzas")
 	const muc = "http://jabber.org/protocol/"
 	admin := func(items string) string { return "<query xmlns='" + muc + "muc#admin'>" + items + "</query>" }
 	conf := func(fields string) string {
@@ -150,6 +151,7 @@ func (w *world) ban(name string) {
 
 // XEP-0045 9.2 and 9.5: the lists; 6.4: what is said of a room; 10.2: the form.
 func TestListsAndInfo(t *testing.T) {
+	covers(t, "room information and lists", "XEP-0030, XEP-0045 6.4", "from MIMI", "stanzas")
 	w := newBalcony(t)
 	w.ban("tybalt")
 	e := w.ask(testRooms, romeo, balcony, "get", "<query xmlns='http://jabber.org/protocol/muc#admin'><item affiliation='outcast'/></query>")

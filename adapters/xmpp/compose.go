@@ -293,11 +293,11 @@ func (s *service) composeStatus(ctx context.Context, id string, status content.S
 // fallbackRange gives the part of the body that stands in for what an element says (XEP-0428), in code points.
 func fallbackRange(kids []*element, what, body string) (from, to int) {
 	for _, k := range kids {
-		if k.Space != nsFallback || k.Local != "fallback" || k.attr("for") != what {
+		if k.Space != nsFallback && k.Space != nsFallback0 || k.Local != "fallback" || k.attr("for") != what {
 			continue
 		}
 		n := utf8.RuneCountInString(body)
-		b := k.child(nsFallback, "body")
+		b := k.child(k.Space, "body")
 		if b == nil || b.attr("start") == "" && b.attr("end") == "" {
 			if what == nsReply && b == nil {
 				return 0, 0 // the whole text of a reply is not a fallback

@@ -177,6 +177,7 @@ func code(err error) string {
 func TestLiveConversation(t *testing.T) { liveServers(t, liveConversation) }
 
 func liveConversation(t *testing.T, l *live) {
+	covers(t, "rooms, invitations, presence, leaving", "XEP-0045, XEP-0410, XEP-0421, XEP-0359", "both", "slixmpp")
 	romeo := l.login("romeo@xmpp.example/orchard")
 	if ev := l.join(romeo, balcony, "Romeo"); !ev.HasStatus(201) || !ev.HasStatus(110) || ev.Item["affiliation"] != "owner" {
 		t.Errorf("%s", ev.XML)
@@ -266,6 +267,7 @@ func liveConversation(t *testing.T, l *live) {
 func TestLiveEvil(t *testing.T) { liveServers(t, liveEvil) }
 
 func liveEvil(t *testing.T, l *live) {
+	covers(t, "what has broken gateways", "XEP-0114", "to MIMI", "slixmpp")
 	romeo := l.login("romeo@xmpp.example/orchard")
 	l.join(romeo, balcony, "Romeo")
 	l.tw.do(func() { l.tw.add(l.tw.room(balconyURI), julietURI, romeoURI, nil) })
@@ -349,6 +351,7 @@ func liveEvil(t *testing.T, l *live) {
 func TestLiveRestart(t *testing.T) { liveServers(t, liveRestart) }
 
 func liveRestart(t *testing.T, l *live) {
+	covers(t, "daemon and server are started again", "XEP-0045, XEP-0410", "both", "slixmpp")
 	romeo := l.login("romeo@xmpp.example/orchard")
 	benvolio := l.login("benvolio@xmpp.example/street")
 	l.join(romeo, balcony, "Romeo")

@@ -35,7 +35,8 @@
 // that comes again before it was confirmed is shown by the very same stanzas; after a crash, by stanzas
 // with the same ids: a message's id is its sender's, or the MIMI message ID, its stanza-id by the room (XEP-0359) is the
 // MIMI message ID, other ids are made from room and sequence number. DeliverBatch takes several events at
-// the cost of one round trip.
+// the cost of one round trip. ejabberd deals what comes for both domains out to both connections; then one is closed, and
+// the other serves both (stream.merge).
 //
 // # Participant and occupant
 //
@@ -54,13 +55,22 @@
 //
 // Occupants and nicks are in the adapter's database. After a restart they go on without joining again: self-pings
 // (XEP-0410) are answered, messages sent, and whoever has gone is found out by an empty message that comes
-// back. History for those who join is in memory only, as this database is not sealed, and has only what the joiner was a
-// participant for.
+// back. So are the ids of messages in both worlds (messages.go). Text is never in this database, as it is not sealed: what a
+// joiner is shown of the past, the archive (archive.go) and quotations are read from the provider by Host.History.
+//
+// # Messages
+//
+// compose.go makes MIMI content of stanzas, render.go stanzas of MIMI content. In a room stanzas refer to a message by its
+// stanza-id, which is the MIMI ID, but for corrections, which use the id of the first stanza; in a chat always by the stanza's id.
+// A message that refers to one of the same person that the hub has not accepted yet waits for it. A conversation with
+// one person elsewhere is a direct room, shown as a chat (direct.go). Files go by the server's upload service (files.go).
+//
+// # People
+//
+// A subscription is a consent (people.go). What a person can do is offered as ad-hoc commands and, by the same table, as lines to the
+// gateway (commands.go, simple.go). What people are told stands in catalogue.go.
 //
 // # Limits of this version
 //
-// Text only: replies, corrections, reactions, attachments and typing are neither sent nor shown, except that a
-// correction is sent as a message of its own. No private messages, no archive (XEP-0313), no
-// subject or configuration changes from XMPP, no avatars. Presence of the 201st and later participants of a
-// room is shown once they speak.
+// See docs/xmpp.md. Presence of the 201st and later participants of a room is shown once they speak.
 package xmpp

@@ -44,6 +44,7 @@ const (
 	nsStyling   = "urn:xmpp:styling:0"                    // XEP-0393
 	nsReply     = "urn:xmpp:reply:0"                      // XEP-0461
 	nsFallback  = "urn:xmpp:fallback:0"                   // XEP-0428
+	nsFallback0 = "urn:xmpp:feature-fallback:0"           // its first form
 	nsReactions = "urn:xmpp:reactions:0"                  // XEP-0444
 	nsCorrect   = "urn:xmpp:message-correct:0"            // XEP-0308
 	nsRetract   = "urn:xmpp:message-retract:1"            // XEP-0424

@@ -106,6 +106,7 @@ func uploadServer(w *world) (files func() map[string]string, base string) {
 
 // What XMPP clients share, in each of the ways, becomes a part.
 func TestFilesIn(t *testing.T) {
+	covers(t, "files, images, voice, stickers", "XEP-0066, XEP-0385, XEP-0447, XEP-0448, XEP-0449", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	_, base := uploadServer(w)
 	req, _ := http.NewRequest(http.MethodPut, base+"/77/cat.png", strings.NewReader("meow"))
@@ -171,6 +172,8 @@ func TestFilesIn(t *testing.T) {
 
 // What comes from elsewhere is put into the upload service, once, and shown in each of the ways.
 func TestFilesOut(t *testing.T) {
+	covers(t, "files", "XEP-0363, XEP-0066, XEP-0385, XEP-0447", "from MIMI", "stanzas")
+	covers(t, "long texts as a preview with a file", "–", "from MIMI", "stanzas")
 	w := newBalcony(t)
 	files, base := uploadServer(w)
 	p, err := w.tw.Upload(t.Context(), julietURI, strings.NewReader("meow"), 4, "image/png", "../cat.png")

@@ -61,6 +61,13 @@ func sid(e *element) string { return e.child(nsSID, "stanza-id").attr("id") }
 
 // What XMPP says, as MIMI content.
 func TestToContent(t *testing.T) {
+	covers(t, "styling", "XEP-0393", "to MIMI", "stanzas")
+	covers(t, "replies with a fallback", "XEP-0461, XEP-0428", "to MIMI", "stanzas")
+	covers(t, "mentions, also by nick", "XEP-0372", "to MIMI", "stanzas")
+	covers(t, "threads", "XEP-0201", "to MIMI", "stanzas")
+	covers(t, "disappearing messages", "XEP-0466", "to MIMI", "stanzas")
+	covers(t, "places", "XEP-0080", "to MIMI", "stanzas")
+	covers(t, "/me", "XEP-0245", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	hers := w.tell(balconyURI, julietURI, content.Text("Romeo, Romeo, wherefore art thou Romeo?"))
 	for i, c := range []struct {
@@ -132,6 +139,8 @@ func TestToContent(t *testing.T) {
 
 // What comes from elsewhere, as stanzas.
 func TestFromContent(t *testing.T) {
+	covers(t, "styling", "XEP-0393", "from MIMI", "stanzas")
+	covers(t, "calls as a link", "–", "from MIMI", "stanzas")
 	w := newBalcony(t)
 	mine := w.talks("mine-1", "<body>But, soft!\nwhat light</body><origin-id xmlns='urn:xmpp:sid:0' id='o-1'/>")
 	_ = mine
@@ -208,6 +217,7 @@ func TestFromContent(t *testing.T) {
 // Both worlds know a message by their own ids, also after a restart of the daemon: a correction, a reaction, a reply and a
 // retraction that refer to a message of before find it.
 func TestIDsAfterRestart(t *testing.T) {
+	covers(t, "ids of both worlds after a restart", "XEP-0359, XEP-0308", "both", "stanzas")
 	w := newBalcony(t)
 	w.talks("mine-1", "<body>first</body>")
 	e := w.expect(0, "the reflection", isMessage(romeo, "first"))
@@ -265,6 +275,7 @@ func TestCorrectionOvertakes(t *testing.T) {
 
 // XEP-0444: all of somebody's reactions each time on XMPP, one message that is changed on MIMI.
 func TestReactions(t *testing.T) {
+	covers(t, "several reactions of one person", "XEP-0444", "both", "stanzas")
 	w := newBalcony(t)
 	hers := w.tell(balconyURI, julietURI, content.Text("Ay me!"))
 	react := func(id, list string) adapter.Intent {
@@ -327,6 +338,7 @@ func TestReactions(t *testing.T) {
 
 // Refusals of messages about messages.
 func TestMessageRefusals(t *testing.T) {
+	covers(t, "encryption between clients is refused", "XEP-0384, XEP-0373, XEP-0380", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	hers := w.tell(balconyURI, julietURI, content.Text("Ay me!"))
 	n := w.messages()
@@ -355,6 +367,7 @@ func TestMessageRefusals(t *testing.T) {
 
 // XEP-0085 goes to the others in the room and no further; the setting turns it off.
 func TestTyping(t *testing.T) {
+	covers(t, "typing within the provider", "XEP-0085", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	w.addLocal(benURI)
 	w.join(benvolio, balcony, "Ben")
@@ -383,6 +396,7 @@ func TestTyping(t *testing.T) {
 
 // XEP-0333 in a room: what was read is told once, in both directions, and not at all by who does not want it.
 func TestMarkers(t *testing.T) {
+	covers(t, "opting out of receipts", "XEP-0333", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	hers := w.tell(balconyURI, julietURI, content.Text("one"))
 	w.talks("d1", "<displayed xmlns='urn:xmpp:chat-markers:0' id='"+hers.String()+"'/>")
@@ -412,6 +426,7 @@ func TestMarkers(t *testing.T) {
 
 // XEP-0452: a mention reaches the bare JID of whoever is not in the room.
 func TestMentionOfAbsent(t *testing.T) {
+	covers(t, "mentions of who is not in the room", "XEP-0452", "from MIMI", "stanzas")
 	w := newBalcony(t)
 	w.addLocal(benURI)
 	mark := w.mark()
@@ -432,6 +447,7 @@ func TestMentionOfAbsent(t *testing.T) {
 
 // XEP-0425, in its present and its first form: a moderator's request.
 func TestModerate(t *testing.T) {
+	covers(t, "moderation, both forms", "XEP-0425", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	w.addLocal(benURI)
 	w.join(benvolio, balcony, "Ben")
@@ -474,6 +490,7 @@ func TestModerated(t *testing.T) {
 
 // XEP-0045 8.1: the subject is a part of the room's metadata.
 func TestSubject(t *testing.T) {
+	covers(t, "subject", "XEP-0045 8.1", "both", "stanzas")
 	w := newBalcony(t)
 	w.toRooms("<message type='groupchat' id='s' from='%s' to='%s'><subject>Love</subject></message>", romeo, balcony)
 	w.tw.must(w.tw.until("the subject", func() bool {
@@ -559,6 +576,7 @@ func TestDirectChat(t *testing.T) {
 
 // XEP-0045 7.5: what is said to one occupant reaches only them, by the direct room if they are elsewhere.
 func TestPrivateMessages(t *testing.T) {
+	covers(t, "private messages as direct rooms", "XEP-0045 7.5", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	w.addLocal(benURI)
 	w.join(benvolio, balcony, "Ben")

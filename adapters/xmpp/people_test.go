@@ -173,6 +173,7 @@ func (w *world) presences(mark int) (out []string) {
 
 // RFC 6121: a subscription is a consent.
 func TestConsents(t *testing.T) {
+	covers(t, "consent as subscription", "RFC 6121", "both", "stanzas")
 	w := newWorld(t)
 	want := func(what string, got []string, want ...string) {
 		t.Helper()
@@ -249,6 +250,7 @@ func TestConsents(t *testing.T) {
 
 // XEP-0115: what the caps of a contact say is what disco#info answers.
 func TestContactInfo(t *testing.T) {
+	covers(t, "capabilities of contacts", "XEP-0115", "from MIMI", "stanzas")
 	w := newWorld(t)
 	e := w.ask(testUsers, romeo, juliet+"/mimi", "get", "<query xmlns='http://jabber.org/protocol/disco#info' node='"+capsNode+"#"+capsVer+"'/>")
 	q := e.child(nsDiscoInfo, "query")
@@ -261,6 +263,7 @@ var picture = []byte("\x89PNG\r\n\x1a\nnot really")
 
 // XEP-0054, XEP-0292, XEP-0084, XEP-0172 of a contact, an occupant and a room.
 func TestPictures(t *testing.T) {
+	covers(t, "profiles and pictures of people and rooms", "XEP-0054, XEP-0292, XEP-0084, XEP-0153, XEP-0172", "both", "stanzas")
 	w := newBalcony(t)
 	uri, err := w.tw.Publish(t.Context(), julietURI, bytes.NewReader(picture), "image/png")
 	if err != nil {
@@ -327,6 +330,7 @@ func TestPictures(t *testing.T) {
 
 // XEP-0055.
 func TestSearch(t *testing.T) {
+	covers(t, "finding people", "XEP-0055", "to MIMI", "stanzas")
 	w := newWorld(t)
 	if e := w.ask(testUsers, romeo, testUsers, "get", "<query xmlns='jabber:iq:search'/>"); e.child(nsSearch, "query").child(nsData, "x") == nil {
 		t.Error(e)
@@ -341,6 +345,8 @@ func TestSearch(t *testing.T) {
 
 // The same by an ad-hoc command and by a line to the gateway.
 func TestSimpleCommands(t *testing.T) {
+	covers(t, "commands, and the same by chat", "XEP-0050", "to MIMI", "stanzas")
+	covers(t, "forwarded reports", "XEP-0377", "to MIMI", "stanzas")
 	w := newBalcony(t)
 	id := strings.Repeat("01", 32)
 	for _, c := range []struct {

@@ -223,8 +223,9 @@ func (s *service) renderText(ctx context.Context, k *classified, v *voice) ([]*e
 	if text != "" {
 		n := utf8.RuneCountInString(quote)
 		if n > 0 {
-			f := el(nsFallback, "fallback", "for", nsReply)
-			extra = append(extra, f.add(el(nsFallback, "body", "start", "0", "end", strconv.Itoa(n))))
+			for _, ns := range []string{nsFallback, nsFallback0} {
+				extra = append(extra, el(ns, "fallback", "for", nsReply).add(el(ns, "body", "start", "0", "end", strconv.Itoa(n))))
+			}
 		}
 		for _, r := range t.refs {
 			extra = append(extra, el(nsReference, "reference", "type", "mention", "begin", strconv.Itoa(r.Begin+n), "end", strconv.Itoa(r.End+n), "uri", r.URI))

@@ -116,7 +116,7 @@ class Client(slixmpp.ClientXMPP):
         self.understands("message_retract", lambda m: ("retraction", m["apply_to"]["id"], ""))
         self.understands("moderated_message", lambda m: ("moderation", m["apply_to"]["id"], str(m["apply_to"]["moderated"]["by"])))
         self.understands("reactions", lambda m: ("reactions", m["reactions"]["id"], " ".join(sorted(m["reactions"]["values"]))))
-        self.understands("message_reply", lambda m: ("reply", m["reply"]["id"], m["reply"].get_stripped_body() if m.xml.find("{urn:xmpp:fallback:0}fallback") is not None else m["body"]))
+        self.understands("message_reply", lambda m: ("reply", m["reply"]["id"], m["feature_fallback"].get_stripped_body() if m.xml.find("{urn:xmpp:feature-fallback:0}fallback") is not None else m["body"]))
         self.understands("marker_displayed", lambda m: ("displayed", m["displayed"]["id"], ""))
         self.understands("receipt_received", lambda m: ("receipt", m["receipt"], ""))
         for name in ("message", "presence"):
