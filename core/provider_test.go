@@ -91,7 +91,7 @@ func (m *memory) LocalUser(_ context.Context, u mimiuri.URI) (bool, error) {
 
 // provider is one MIMI provider of a test network. It can be stopped and started again with its files.
 type provider struct {
-	t      *testing.T
+	t      testing.TB
 	net    *network
 	domain string
 	dir    string
@@ -103,6 +103,7 @@ type provider struct {
 	wait   time.Duration // core.Config.Patience
 	gone   time.Duration // core.Config.OfflineAfter
 	tune   func(*core.Config)
+	quiet  bool // logs errors only
 	delay  func() time.Duration
 	empty  time.Duration // store.Options.Checkpoint
 
@@ -118,7 +119,7 @@ type provider struct {
 }
 
 type network struct {
-	t       *testing.T
+	t       testing.TB
 	ca      *x509.Certificate
 	caKey   *ecdsa.PrivateKey
 	roots   *x509.CertPool
@@ -131,6 +132,16 @@ type network struct {
 func newNetwork(t *testing.T, domains ...string) (*network, []*provider) {
 	t.Helper()
 	t.Parallel()
+	n := emptyNetwork(t)
+	for _, d := range domains {
+		n.provider(d)
+	}
+	return n, n.all
+}
+
+// emptyNetwork has an authority for certificates and no providers yet.
+func emptyNetwork(t testing.TB) *network {
+	t.Helper()
 	n := &network{t: t, roots: x509.NewCertPool(), resolve: map[string]string{}}
 	var err error
 	if n.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -143,22 +154,26 @@ func newNetwork(t *testing.T, domains ...string) (*network, []*provider) {
 	}
 	n.ca, _ = x509.ParseCertificate(der)
 	n.roots.AddCert(n.ca)
-	for _, d := range domains {
-		p := &provider{t: t, net: n, domain: d, dir: t.TempDir(), mem: newMemory()}
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.ln, p.addr = ln, ln.Addr().String()
-		n.resolve[d] = p.addr
-		n.all = append(n.all, p)
-	}
 	t.Cleanup(func() {
 		for _, p := range n.all {
 			p.stop()
 		}
 	})
-	return n, n.all
+	return n
+}
+
+// provider adds one that is not started.
+func (n *network) provider(domain string) *provider {
+	n.t.Helper()
+	p := &provider{t: n.t, net: n, domain: domain, dir: n.t.TempDir(), mem: newMemory()}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	p.ln, p.addr = ln, ln.Addr().String()
+	n.resolve[domain] = p.addr
+	n.all = append(n.all, p)
+	return p
 }
 
 func (n *network) certificate(domain string) (*tls.Certificate, error) {
@@ -204,6 +219,9 @@ func (p *provider) start() *provider {
 		p.t.Fatal(err)
 	}
 	level := zerolog.WarnLevel
+	if p.quiet {
+		level = zerolog.ErrorLevel
+	}
 	if os.Getenv("MIMI_TEST_LOG") != "" {
 		level = zerolog.DebugLevel
 	}
@@ -267,7 +285,7 @@ func (p *provider) stop() {
 	p.mem.mu.Unlock()
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	defer func() { recover() }() // a goroutine that logs after the test's end
@@ -276,7 +294,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 }
 
 // wait blocks until ok is true. The limit is generous: it says "hangs", not "slow".
-func (m *memory) wait(t *testing.T, what string, ok func() bool) {
+func (m *memory) wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(60 * time.Second)
 	for {

@@ -30,6 +30,13 @@ type queue struct {
 	running bool
 	again   bool          // something came while it was running
 	kick    chan struct{} // ends a pause
+	next    *batch        // what is to be sent next, if that is known already
+}
+
+// batch is what one request holds; its range is on disk.
+type batch struct {
+	entries []store.LogEntry
+	hi      uint64
 }
 
 // Run delivers until ctx is done; it starts with what was left over. It cleans up once an hour.
@@ -159,7 +166,7 @@ func (h *Hub) work(ctx context.Context, q store.Queue, w *queue) {
 		}
 		w.again = false
 		h.mu.Unlock()
-		more, err := h.deliver(ctx, q)
+		more, err := h.deliver(ctx, q, w)
 		if err != nil || more {
 			h.mu.Lock()
 			w.again = true
@@ -232,7 +239,7 @@ func (h *Hub) enter(ctx context.Context, peer string) (leave func(), err error) 
 }
 
 // deliver sends one batch; more is true if there may be another.
-func (h *Hub) deliver(ctx context.Context, q store.Queue) (more bool, err error) {
+func (h *Hub) deliver(ctx context.Context, q store.Queue, w *queue) (more bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			h.cfg.Log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Str("room", q.Room).Str("peer", q.Peer).Msg("delivery panicked")
@@ -250,21 +257,25 @@ func (h *Hub) deliver(ctx context.Context, q store.Queue) (more bool, err error)
 		}
 		defer leave()
 	}
-	var entries []store.LogEntry
-	var hi uint64
-	var fresh bool
-	err = h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
-		entries, hi, fresh, err = tx.NextBatch(q, batchCount, batchBytes)
-		return err
-	})
-	if err != nil || len(entries) == 0 {
-		return false, err
-	}
-	if fresh {
-		if err := h.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.StartBatch(q, hi) }); err != nil {
+	now := w.next
+	w.next = nil
+	if now == nil {
+		now = &batch{}
+		fresh := false
+		err = h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			now.entries, now.hi, fresh, err = tx.NextBatch(q, batchCount, batchBytes)
+			return err
+		})
+		if err != nil || len(now.entries) == 0 {
 			return false, err
 		}
+		if fresh {
+			if err := h.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.StartBatch(q, now.hi) }); err != nil {
+				return false, err
+			}
+		}
 	}
+	entries := now.entries
 	var body []byte
 	for _, e := range entries {
 		body = append(body, e.Body...)
@@ -272,11 +283,25 @@ func (h *Hub) deliver(ctx context.Context, q store.Queue) (more bool, err error)
 	if err := h.cfg.Notify.Notify(ctx, q.Peer, uri, body); err != nil {
 		return false, err
 	}
-	// Acknowledged: forget it even if we are told to stop right now.
-	if err := h.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.EndBatch(q, hi) }); err != nil {
+	// Acknowledged: forget it even if we are told to stop right now. What has come meanwhile is the next batch.
+	next := &batch{}
+	err = h.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) (err error) {
+		if err := tx.EndBatch(q, now.hi); err != nil {
+			return err
+		}
+		fresh := false
+		if next.entries, next.hi, fresh, err = tx.NextBatch(q, batchCount, batchBytes); err == nil && fresh && len(next.entries) > 0 {
+			err = tx.StartBatch(q, next.hi)
+		}
+		return err
+	})
+	if err != nil {
 		return false, err
+	}
+	if len(next.entries) > 0 {
+		w.next = next
 	}
 	h.Counters.Delivered.Add(uint64(len(entries)))
 	h.cfg.Log.Debug().Str("event", "hub_fanout").Str("room", q.Room).Str("peer", q.Peer).Int("messages", len(entries)).Int64("ts", entries[len(entries)-1].TS).Int("bytes", len(body)).Msg("delivered")
-	return true, nil
+	return w.next != nil, nil
 }

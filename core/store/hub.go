@@ -71,8 +71,11 @@ func (tx *Tx) AppendLog(room string, e *LogEntry) error {
 		return err
 	}
 	for _, peer := range e.Audience {
-		if err := tx.do(`INSERT INTO hub_cursor (room_id, peer, done, last) VALUES (?, ?, ?, ?)
-			ON CONFLICT (room_id, peer) DO UPDATE SET last=excluded.last`, room, peer, e.Seq-1, e.Seq); err != nil {
+		// Where nothing waits, the entry is a batch of its own, so that StartBatch need not be written for it.
+		if err := tx.do(`INSERT INTO hub_cursor (room_id, peer, done, last, batch) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (room_id, peer) DO UPDATE SET last=excluded.last,
+				batch=CASE WHEN hub_cursor.batch=0 AND hub_cursor.done=hub_cursor.last THEN excluded.last ELSE hub_cursor.batch END`,
+			room, peer, e.Seq-1, e.Seq, e.Seq); err != nil {
 			return err
 		}
 	}

@@ -216,21 +216,29 @@ func TestLogAndCursors(t *testing.T) {
 	}
 	put(1, 4)
 	b := store.Queue{Room: room, Peer: "b.example"}
-	got, hi, fresh := batch("b.example", 3)
-	if got != "123" || hi != 3 || !fresh {
+	got, hi, fresh := batch("b.example", 2)
+	if got != "1" || hi != 1 || fresh { // nothing waited when it came
 		t.Fatalf("first batch of b: %s to %d, fresh %v", got, hi, fresh)
+	}
+	update(func(tx *store.Tx) error { return tx.EndBatch(b, hi) })
+	if got, hi, fresh = batch("b.example", 2); got != "23" || hi != 3 || !fresh {
+		t.Fatalf("second batch of b: %s to %d, fresh %v", got, hi, fresh)
 	}
 	update(func(tx *store.Tx) error { return tx.StartBatch(b, hi) })
 	put(5, 6)
-	if got, hi, fresh = batch("b.example", 3); got != "123" || hi != 3 || fresh {
+	if got, hi, fresh = batch("b.example", 2); got != "23" || hi != 3 || fresh {
 		t.Fatalf("the batch under way: %s to %d, fresh %v", got, hi, fresh)
 	}
 	update(func(tx *store.Tx) error { return tx.EndBatch(b, hi) })
 	if got, _, _ = batch("b.example", 10); got != "456" {
-		t.Errorf("second batch of b: %s", got)
+		t.Errorf("third batch of b: %s", got)
 	}
-	if got, _, _ = batch("c.example", 10); got != "246" {
+	if got, hi, _ = batch("c.example", 10); got != "2" {
 		t.Errorf("batch of c: %s", got)
+	}
+	update(func(tx *store.Tx) error { return tx.EndBatch(store.Queue{Room: room, Peer: "c.example"}, hi) })
+	if got, _, _ = batch("c.example", 10); got != "46" {
+		t.Errorf("second batch of c: %s", got)
 	}
 	var qs []store.Queue
 	update(func(tx *store.Tx) error { return tx.EndBatch(b, 6) })
@@ -241,7 +249,7 @@ func TestLogAndCursors(t *testing.T) {
 		t.Errorf("queues with work: %v", qs)
 	}
 	update(func(tx *store.Tx) error { return tx.TrimLog(100) })
-	if got, _, _ = batch("c.example", 10); got != "246" {
+	if got, _, _ = batch("c.example", 10); got != "46" {
 		t.Errorf("trimming took what c waits for: %s", got)
 	}
 }
