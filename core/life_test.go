@@ -597,8 +597,10 @@ func TestReconcileKeys(t *testing.T) {
 	_, ps := newNetwork(t, "a.example", "b.example")
 	a, b := ps[0], ps[1]
 	var lose atomic.Bool
+	var lost atomic.Uint64
 	b.guard().in = singly(func(m *wire.FanoutMessage, let func([]byte) error) error {
 		if m.Message.Welcome != nil && lose.Load() {
+			lost.Add(1)
 			return nil
 		}
 		return let(m.Marshal())
@@ -609,6 +611,7 @@ func TestReconcileKeys(t *testing.T) {
 	lose.Store(true)
 	a.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: a.user("alice"), Target: b.user("ben")})
 	b.awaitJoined(room, b.user("ben"))
+	b.awaitCounter("Welcomes lost", &lost, 1)
 	lose.Store(false)
 	a.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: a.user("alice"), Metadata: &adapter.MetadataChange{Subject: ptr("x")}})
 	b.awaitKind(room, adapter.Metadata, mimiuri.URI{})
