@@ -201,6 +201,9 @@ func (h *host) ownUser(u mimiuri.URI) error {
 	if u.Kind != mimiuri.User || u.Domain != h.p.cfg.Domain {
 		return fault.New(fault.Forbidden, "only users of this provider act through it")
 	}
+	if h.p.deletions.has(u) {
+		return errDeleting
+	}
 	return nil
 }
 

@@ -352,6 +352,9 @@ func (h hubAtOwner) GroupInfo(ctx context.Context, from string, room mimiuri.URI
 
 // localUser asks the adapter, at the node that has its link.
 func (n *nodes) localUser(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error) {
+	if n.p.deletions.has(user) {
+		return false, nil
+	}
 	lease := port.LinkLease(a.Name())
 	if n.st.Holds(lease) {
 		return a.LocalUser(ctx, user)

@@ -99,6 +99,8 @@ type Provider struct {
 	started  atomic.Pointer[time.Time]
 	stopping atomic.Bool
 	files    *files
+
+	deletions *deletions
 }
 
 // notInNames is what a node's name has not: folders are named after it.
@@ -118,6 +120,7 @@ func New(cfg Config) (*Provider, error) {
 		cfg.Level = func(string) adapter.Level { return adapter.LevelNone }
 	}
 	p := &Provider{cfg: cfg}
+	p.deletions = newDeletions(p)
 	if cfg.Store.Node == "" {
 		host, _ := os.Hostname()
 		cfg.Store.Node = notInNames.ReplaceAllString(host+"-"+cfg.Listen, "-")
@@ -182,6 +185,10 @@ func New(cfg Config) (*Provider, error) {
 		p.Close()
 		return nil, err
 	}
+	if _, err := p.deletions.load(ctx); err != nil {
+		p.Close()
+		return nil, err
+	}
 	p.server = federation.NewServer(fc, federation.Ports{Hub: p.People.Hub(own), Notify: r.ownNotify, Keys: p.Client, People: p.People, Assets: p.files.own, Downloads: p.files})
 	return p, nil
 }
@@ -233,6 +240,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	start("hub", p.Hub.Run)
 	start("client", p.Client.Run)
 	start("files", p.files.run)
+	start("deletions", p.deletions.run)
 	start("people", p.People.Run)
 	start("federation", func(ctx context.Context) error { return p.server.Serve(ctx, ln) })
 	for _, h := range p.hosts {
@@ -352,6 +360,9 @@ func (h *host) Log() zerolog.Logger                              { return h.log 
 func (h *host) Rooms(ctx context.Context) ([]mimiuri.URI, error) { return h.p.Client.Rooms(ctx) }
 
 func (h *host) Intake(ctx context.Context, in adapter.Intent) error {
+	if h.p.deletions.has(in.Actor) {
+		return errDeleting
+	}
 	return h.p.Client.Intake(ctx, h.adapter.Name(), in)
 }
 

@@ -137,6 +137,13 @@ type Files interface {
 	FetchPublic(ctx context.Context, uri string) (body io.ReadCloser, contentType string, size int64, err error)
 }
 
+// Eraser is what an Adapter also implements if it keeps anything of users: mappings, profiles, settings. EraseUser forgets all
+// of a local user who is being deleted; it is called again until it returns nil, and after a crash. By then they are out of all
+// rooms, or 30 days have passed. Who has the same name later is somebody new.
+type Eraser interface {
+	EraseUser(ctx context.Context, user mimiuri.URI) error
+}
+
 // Unavailable implements People and Files by refusing everything, for hosts that have only a part, such as test twins.
 type Unavailable struct{}
 

@@ -375,5 +375,17 @@ CREATE TABLE abuse_report (
 	body     BLOB    NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX abuse_report_ts ON abuse_report (ts);
+
+-- Local users whose removal is under way, and the rooms they were in; done: no group has a client of theirs any more.
+CREATE TABLE deletion (
+	local_user TEXT    NOT NULL PRIMARY KEY,
+	started    INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE deletion_room (
+	local_user TEXT    NOT NULL,
+	room_id    TEXT    NOT NULL,
+	done       INTEGER NOT NULL,
+	PRIMARY KEY (local_user, room_id)
+) WITHOUT ROWID;
 `,
 }
