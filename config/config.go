@@ -208,6 +208,9 @@ type Secrets struct {
 
 	// SealingKey is the key read: 32 octets. Not a key of the file.
 	SealingKey []byte `yaml:"-"`
+	// NextKey is the key of KeyFile with ".new" at its end, if there is such a file: `mimibridge keys rotate` has been
+	// interrupted. Not a key of the file.
+	NextKey []byte `yaml:"-"`
 }
 
 // Management is how the daemon is looked after: by commands over a Unix socket, by monitoring over HTTP.

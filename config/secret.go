@@ -14,6 +14,9 @@ import (
 // sealingPrefix marks the content of a sealing key file, so that another secret given by mistake is seen.
 const sealingPrefix = "mimibridge-sealing-key-1 "
 
+// NextKeySuffix is added to the name of the sealing key file for the key that takes its place, until all is sealed with it.
+const NextKeySuffix = ".new"
+
 // NewSealingKey makes the content of a sealing key file: one line.
 func NewSealingKey() string {
 	b := make([]byte, 32)
@@ -104,6 +107,21 @@ func (c *Config) readSecrets(v *validator) {
 	var err error
 	if c.Secrets.SealingKey, err = ParseSealingKey(s); err != nil {
 		v.fail(key, err.Error(), "restore it from your backup; for a new provider `mimibridge init` makes one")
+		return
+	}
+	if c.Secrets.KeyEnv != "" {
+		return
+	}
+	switch b, err := readSmall(c.Secrets.KeyFile + NextKeySuffix); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		v.fail(key, "the new sealing key beside it cannot be read: "+err.Error(), "let the user that runs mimibridge read "+c.Secrets.KeyFile+NextKeySuffix)
+	default:
+		if c.Secrets.NextKey, err = ParseSealingKey(string(b)); err != nil {
+			v.fail(key, "the new sealing key beside it: "+err.Error(), "`mimibridge keys rotate` made "+c.Secrets.KeyFile+NextKeySuffix+"; restore it, values may be sealed with it")
+			return
+		}
+		c.Warnings = append(c.Warnings, "changing the sealing key was interrupted; `mimibridge keys rotate` goes on with it")
 	}
 }
 

@@ -95,6 +95,10 @@ func commands() []command {
 			{"upgrade", "bring it to this version's schema", cmdDBUpgrade, nil},
 			{"verify", "read all of it and tell what is wrong", cmdDBVerify, nil},
 		}},
+		{"keys", "the key that seals secrets and messages in the database", nil, []command{
+			{"rotate", "make a new one and seal everything anew; the daemon is stopped", cmdKeysRotate, nil},
+		}},
+		{"decode", "print an object of MIMI or MLS as JSON, with its IDs", cmdDecode, nil},
 		{"directory", "print the directory document, for a web server to serve", cmdDirectory, nil},
 		{"registration", "print the Matrix application service registration", cmdRegistration, nil},
 		{"completion", "print a script for bash, zsh or fish", cmdCompletion, nil},

@@ -188,7 +188,7 @@ func (d *daemon) coreConfig(c *config.Config) (cc core.Config, closeRecord func(
 	set := settings(c)
 	return core.Config{
 		Domain:     c.Domain,
-		Store:      store.Options{Path: c.Storage.SQLite, Postgres: c.Storage.Postgres, Key: c.Secrets.SealingKey},
+		Store:      store.Options{Path: c.Storage.SQLite, Postgres: c.Storage.Postgres, Key: c.Secrets.SealingKey, NextKey: c.Secrets.NextKey},
 		Federation: fc,
 		Listen:     c.Federation.Listen,
 		Adapters:   adapters,

@@ -14,7 +14,7 @@ import (
 )
 
 // Tables with a room_id whose rows any node may write: they are keyed by something else, or their writers are.
-var unfenced = []string{"room", "key_package", "consent", "consent_out", "consent_event", "consent_wait", "delivery", "direct_room", "member", "abuse_report"}
+var unfenced = []string{"room", "key_package", "consent", "consent_out", "consent_event", "consent_wait", "delivery", "direct_room", "member", "abuse_report", "deletion_room"}
 
 // TestGuards: where nodes share a database, a node changes only rooms it owns. So each table of rooms is known, and for each statement that
 // changes one it is seen which room it is about, but for those that clean up.

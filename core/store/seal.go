@@ -18,6 +18,11 @@ const keyIDSize = 4
 // Sealer seals values at rest with XChaCha20-Poly1305. A sealed value is key id (4 octets), nonce (24),
 // ciphertext with tag. Safe for concurrent use.
 type Sealer struct {
+	sealKey
+	old *sealKey // opens, too, while values are sealed anew; nil otherwise
+}
+
+type sealKey struct {
 	id   [keyIDSize]byte
 	aead cipher.AEAD
 }
@@ -27,14 +32,34 @@ var ErrUnseal = errors.New("store: a sealed value does not open: wrong sealing k
 
 // NewSealer takes a key of KeySize octets.
 func NewSealer(key []byte) (*Sealer, error) {
-	aead, err := chacha20poly1305.NewX(key)
+	k, err := newSealKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("store: sealing key: %w", err)
+		return nil, err
 	}
-	s := &Sealer{aead: aead}
+	return &Sealer{sealKey: k}, nil
+}
+
+// newSealer is NewSealer for a key and, if it is not nil, the one that takes its place: what is sealed from now on is sealed with
+// that, and both open.
+func newSealer(key, next []byte) (*Sealer, error) {
+	s, err := NewSealer(key)
+	if err != nil || next == nil {
+		return s, err
+	}
+	k, err := newSealKey(next)
+	if err != nil {
+		return nil, err
+	}
+	return &Sealer{sealKey: k, old: &s.sealKey}, nil
+}
+
+func newSealKey(key []byte) (k sealKey, err error) {
+	if k.aead, err = chacha20poly1305.NewX(key); err != nil {
+		return k, fmt.Errorf("store: sealing key: %w", err)
+	}
 	h := sha256.Sum256(append([]byte("mimibridge sealing key id\x00"), key...))
-	copy(s.id[:], h[:])
-	return s, nil
+	copy(k.id[:], h[:])
+	return k, nil
 }
 
 func associated(table, key, column string) []byte {
@@ -58,11 +83,18 @@ func (s *Sealer) Open(table, key, column string, sealed []byte) ([]byte, error) 
 	if sealed == nil {
 		return nil, nil
 	}
-	if len(sealed) < keyIDSize+chacha20poly1305.NonceSizeX || [keyIDSize]byte(sealed[:keyIDSize]) != s.id {
+	if len(sealed) < keyIDSize+chacha20poly1305.NonceSizeX {
+		return nil, fmt.Errorf("%w (%s)", ErrUnseal, table)
+	}
+	k := &s.sealKey
+	if s.old != nil && !s.current(sealed) {
+		k = s.old
+	}
+	if [keyIDSize]byte(sealed[:keyIDSize]) != k.id {
 		return nil, fmt.Errorf("%w (%s)", ErrUnseal, table)
 	}
 	nonce := sealed[keyIDSize:][:chacha20poly1305.NonceSizeX]
-	plain, err := s.aead.Open(nil, nonce, sealed[keyIDSize+len(nonce):], associated(table, key, column))
+	plain, err := k.aead.Open(nil, nonce, sealed[keyIDSize+len(nonce):], associated(table, key, column))
 	if err != nil {
 		return nil, fmt.Errorf("%w (%s)", ErrUnseal, table)
 	}
@@ -70,4 +102,9 @@ func (s *Sealer) Open(table, key, column string, sealed []byte) ([]byte, error) 
 		plain = []byte{}
 	}
 	return plain, nil
+}
+
+// current reports whether a value is sealed with the key that seals now.
+func (s *Sealer) current(sealed []byte) bool {
+	return len(sealed) >= keyIDSize && [keyIDSize]byte(sealed[:keyIDSize]) == s.id
 }

@@ -29,7 +29,9 @@ type Options struct {
 	// Postgres, if not empty, is a connection string of PostgreSQL (a URL, or key=value pairs), and Path is not used.
 	Postgres string
 	Key      []byte // the sealing key, KeySize octets
-	Domain   string // the provider domain; a database belongs to one
+	// NextKey, if not nil, is the key that takes the place of Key: both open, and this one seals. See Reseal.
+	NextKey []byte
+	Domain  string // the provider domain; a database belongs to one
 	// Restored says that the database is a copy from earlier, which Open mostly finds out by itself: by the number of commits,
 	// which stands in the lock file, too; on PostgreSQL by the server's identity and timeline and the database's number.
 	// Group states in it must not be used any more, since their keys may have been.
@@ -100,7 +102,7 @@ func dsn(path string, query ...string) string {
 
 // Open opens the database, makes or upgrades its schema, and refuses if another process has it open.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	sealer, err := NewSealer(o.Key)
+	sealer, err := newSealer(o.Key, o.NextKey)
 	if err != nil {
 		return nil, err
 	}
