@@ -12,8 +12,8 @@
 // each Commit once and decrypts each message once.
 //
 // The package has no clock ([Config] brings one), no disk (state is handed out
-// as bytes), no network and starts no goroutine. Values are not safe for
-// concurrent use except where it is stated.
+// as bytes) and no network, and no goroutine of its outlives a call. Values are
+// not safe for concurrent use except where it is stated.
 //
 // The life of a group, with the keys and errors left out; the example of the
 // package is the same in full, with a hub:
