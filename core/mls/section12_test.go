@@ -206,6 +206,11 @@ var validityRules = []struct {
 		c.GroupID = []byte("another")
 		return r.signed(c, r.people["alice"].sig)
 	}},
+	{"6", "no application data in a PublicMessage", ErrContentType, false, func(r *ruleHall) *MLSMessage {
+		m := r.alone(0, Proposal{&Remove{1}})
+		m.PublicMessage.Content.ContentType, m.PublicMessage.Content.Proposal = ContentApplication, nil
+		return m
+	}},
 	{"6.1", "signed by the leaf it names", ErrSignature, false, func(r *ruleHall) *MLSMessage {
 		return r.signed(r.content(Sender{Type: SenderMember, Leaf: 2}, Proposal{&Remove{1}}), r.people["alice"].sig)
 	}},
@@ -274,8 +279,26 @@ var validityRules = []struct {
 	{"12.1.1, 7.2", "Add: the group's version and suite are listed", ErrCapabilities, false, func(r *ruleHall) *MLSMessage {
 		return r.alone(2, r.newcomer(func(kp *KeyPackage) { kp.LeafNode.Capabilities.CipherSuites = nil }))
 	}},
-	{"12.1.1, 7.3", "Add: credential types of the others are supported", ErrCapabilities, false, func(r *ruleHall) *MLSMessage {
+	{"12.1.1, 7.3", "Add: its own credential type is listed", ErrCapabilities, false, func(r *ruleHall) *MLSMessage {
 		return r.list(r.newcomer(func(kp *KeyPackage) { kp.LeafNode.Capabilities.Credentials = []CredentialType{CredentialX509} }))
+	}},
+	{"12.1.1, 7.3", "Add: credential types of the others are supported by it", ErrCredentialType, false, func(r *ruleHall) *MLSMessage {
+		ca := newTestCA(r.t)
+		return r.list(r.newcomer(func(kp *KeyPackage) {
+			kp.LeafNode.Credential = ca.credential(r.t, r.people["eve"])
+			kp.LeafNode.Capabilities.Credentials = []CredentialType{CredentialX509}
+		}))
+	}},
+	{"12.1.1, 7.3", "Add: its credential type is supported by the others", ErrCredentialType, false, func(r *ruleHall) *MLSMessage {
+		ca := newTestCA(r.t)
+		basic := DefaultCapabilities()
+		basic.Credentials = []CredentialType{CredentialBasic}
+		r.commit(2, 2, CommitOptions{Leaf: &LeafOptions{Capabilities: &basic}})
+		return r.list(r.newcomer(func(kp *KeyPackage) { kp.LeafNode.Credential = ca.credential(r.t, r.people["eve"]) }))
+	}},
+	{"12.1.1, 5.3", "Add: the certificate is for the signature key", ErrCredential, false, func(r *ruleHall) *MLSMessage {
+		ca := newTestCA(r.t)
+		return r.alone(2, r.newcomer(func(kp *KeyPackage) { kp.LeafNode.Credential = ca.credential(r.t, r.people["frank"]) }))
 	}},
 	{"12.1.2, 7.3", "Update: leaf_node_source is update", ErrLeafSource, false, func(r *ruleHall) *MLSMessage {
 		return r.alone(2, r.update(func(n *LeafNode) { n.Source = LeafNodeCommit }))
@@ -545,6 +568,39 @@ func TestLifetimeRule(t *testing.T) {
 		cfg := &Config{Now: func() time.Time { return time.Unix(at, 0) }}
 		if err := kp.Verify(cfg); !errors.Is(err, want) {
 			t.Errorf("at %d: %v", at, err)
+		}
+	}
+}
+
+// TestPaddingRule: what follows the content of a PrivateMessage is zero (RFC 9420 section 6.3.1).
+func TestPaddingRule(t *testing.T) {
+	r := newRuleHall(t)
+	g := r.states[2]
+	for _, padding := range [][]byte{nil, {0, 0, 0}, {0, 0, 1}} {
+		ac, err := signFramed(r.people["carol"].sig, WireFormatPrivateMessage, FramedContent{GroupID: g.GroupID(), Epoch: g.Epoch(),
+			Sender: Sender{Type: SenderMember, Leaf: 2}, ContentType: ContentApplication, ApplicationData: []byte("x")}, g.gcBytes)
+		must(t, err)
+		step, err := g.st.nextKey(g.cfg, 2, RatchetApplication)
+		must(t, err)
+		g.st.commit(step)
+		var w, aad tlspl.Writer
+		ac.Content.marshalContent(&w)
+		ac.Auth.marshal(&w, ContentApplication)
+		w.Raw(padding)
+		m := &PrivateMessage{GroupID: g.GroupID(), Epoch: g.Epoch(), ContentType: ContentApplication}
+		m.marshalAAD(&aad)
+		guard := make([]byte, 4)
+		m.Ciphertext, err = g.s.seal(step.key, guarded(step.nonce, guard), aad.Bytes(), w.Bytes())
+		must(t, err)
+		key, nonce := g.s.senderDataKey(g.secrets.senderData, m.Ciphertext)
+		m.EncryptedSenderData, err = g.s.seal(key, nonce, m.senderDataAAD(), senderDataOf(2, step.generation, guard))
+		must(t, err)
+		var want error
+		if bytes.Contains(padding, []byte{1}) {
+			want = ErrPadding
+		}
+		if _, err := r.states[1].Decrypt(NewMessage(m)); !errors.Is(err, want) {
+			t.Errorf("%v: %v", padding, err)
 		}
 	}
 }
