@@ -37,6 +37,8 @@ type asked struct {
 	shown []adapter.ConsentEvent // under mem.mu
 	fail  func(adapter.ConsentEvent) error
 	calls int // of LocalUser
+
+	invites bool // InvitationAsks
 }
 
 func (a *asker) DeliverConsent(_ context.Context, ev adapter.ConsentEvent) error {
@@ -54,6 +56,8 @@ func (a *asker) DeliverConsent(_ context.Context, ev adapter.ConsentEvent) error
 	a.signal()
 	return nil
 }
+
+func (a *asker) InvitationAsks() bool { return a.log.invites }
 
 func (a *asker) LocalUser(ctx context.Context, u mimiuri.URI) (bool, error) {
 	a.mu.Lock()
@@ -452,6 +456,44 @@ func TestNobodyToAsk(t *testing.T) {
 	}
 	a.invite(room, "alice", b.user("bob")) // an ordinary invitation works as ever
 	b.awaitJoined(room, b.user("bob"))
+}
+
+// TestContactsAreAsked: also where invitations are the asking, a network that can show contacts is shown who wants to be one.
+func TestContactsAreAsked(t *testing.T) {
+	n, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	la, lb := a.asks(), b.asks()
+	la.invites, lb.invites = true, true
+	b.mem.users = map[string]bool{"bob": true, "hermit": true}
+	a.start()
+	b.start()
+	alice, bob := a.user("alice"), b.user("bob")
+	if err := b.mem.host.SetConsentPolicy(t.Context(), b.user("hermit"), people.PolicyNobody); err != nil {
+		t.Fatal(err)
+	}
+	a.consent(alice, bob, mimiuri.URI{}, adapter.AskConsent)
+	lb.await(t, "the question", func(e adapter.ConsentEvent) bool { return e.Asked && e.Local == bob && e.Contact.User == alice })
+	room := a.openRoom("alice", "garden") // the question is open, and the invitation is one of its own
+	a.invite(room, "alice", bob)
+	b.awaitJoined(room, bob)
+	if c := a.contact(alice, bob, mimiuri.URI{}); c.Granted != adapter.ConsentAsking {
+		t.Errorf("alice's contact is %+v", c)
+	}
+	b.consent(bob, alice, mimiuri.URI{}, adapter.GrantConsent)
+	la.await(t, "the answer", func(e adapter.ConsentEvent) bool { return e.Answered && e.Contact.Granted == adapter.ConsentGranted })
+	// Requests about no room are received, whoever they are for; requests about a room are not, whoever does not grant them.
+	c := n.peer("c.example")
+	eve := mimiuri.MustParse("mimi://c.example/u/eve")
+	for _, u := range []string{"hermit", "unknown", "bob"} {
+		entry := &wire.ConsentEntry{Operation: wire.ConsentRequest, Requester: eve, Target: b.user(u)}
+		if err := c.RequestConsent(t.Context(), "", "b.example", entry.Marshal()); err != nil {
+			t.Errorf("%s: %v", u, err)
+		}
+		entry.RoomID = mimiuri.MustParse("mimi://c.example/r/r")
+		if err := c.RequestConsent(t.Context(), "", "b.example", entry.Marshal()); fault.Is(err, fault.NotFound) != (u != "bob") {
+			t.Errorf("%s, for a room: %v", u, err)
+		}
+	}
 }
 
 // TestConsentDurable: a question outlives restarts on both sides, reaches a peer that was down, is shown until it was taken, and

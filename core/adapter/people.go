@@ -60,10 +60,11 @@ type ConsentAdapter interface {
 // InvitationAdapter is what an Adapter also implements if it wants to say how strangers ask under the consent policy "ask".
 type InvitationAdapter interface {
 	// InvitationAsks reports whether the network shows being added to a room as an invitation that the person accepts or
-	// rejects. Then the invitation is the question: strangers may add local users, and the adapter calls Host.Consent with
-	// GrantConsent or RefuseConsent for that room when the person has answered. Else a stranger's requestConsent is shown by
-	// DeliverConsent first, and their invitation waits until the person grants it. An adapter that does not implement this
-	// counts as true if it is no ConsentAdapter, as false if it is one. It is constant. Of several adapters the first decides.
+	// rejects. Then the invitation is the question: strangers may add local users, and the adapter should call Host.Consent with
+	// GrantConsent or RefuseConsent for that room when the person has answered; a ConsentAdapter is still shown questions
+	// that are about no single room. If false, a stranger's request is shown by DeliverConsent first, and their invitation
+	// waits until the person grants it. Adapters that do not implement this count as true. It is constant. Of several adapters
+	// the first decides; the setting people.ask goes before.
 	InvitationAsks() bool
 }
 

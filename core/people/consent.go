@@ -89,15 +89,12 @@ func (p *People) decide(r *relation) verdict {
 	case PolicyEveryone:
 		return yes
 	case PolicyAsk:
-		if p.invitationAsks() {
-			return yes
-		}
 		return ask
 	}
 	return no // contacts are those that have a row
 }
 
-// invitationAsks reports whether under the policy ask the network's invitation is the question.
+// invitationAsks reports whether under the policy ask the network's invitation is the question of who adds somebody to a room.
 func (p *People) invitationAsks() bool {
 	switch p.settings().Ask {
 	case AskByInvitation:
@@ -105,15 +102,18 @@ func (p *People) invitationAsks() bool {
 	case AskByQuestion:
 		return false
 	}
-	if len(p.cfg.Adapters) == 0 {
-		return true
+	if len(p.cfg.Adapters) > 0 { // the first is the network's; what comes after it is for the admin
+		if x, ok := p.cfg.Adapters[0].(adapter.InvitationAdapter); ok {
+			return x.InvitationAsks()
+		}
 	}
-	first := p.cfg.Adapters[0] // the network's; what comes after it is for the admin
-	if x, ok := first.(adapter.InvitationAdapter); ok {
-		return x.InvitationAsks()
-	}
-	_, ok := first.(adapter.ConsentAdapter)
-	return !ok
+	return true
+}
+
+// questions reports whether a request for this scope can be put to the person before anything else happens. It depends on
+// nothing but the provider and the scope.
+func (p *People) questions(room mimiuri.URI) bool {
+	return !p.invitationAsks() || room.IsZero() && len(p.shows) > 0
 }
 
 // May reports whether other may add local to the room (any room, if it is zero): for key material. It does the same whatever
@@ -124,7 +124,8 @@ func (p *People) May(ctx context.Context, local, other, room mimiuri.URI) (ok bo
 		if err != nil {
 			return err
 		}
-		ok = p.decide(r) == yes && r.rooms < p.settings().Limits.Rooms
+		v := p.decide(r)
+		ok = (v == yes || v == ask && p.invitationAsks()) && r.rooms < p.settings().Limits.Rooms
 		return nil
 	})
 	return ok, err
@@ -236,7 +237,11 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 		}
 		var o outcome
 		row := r.one
-		switch v := p.decide(r); {
+		v := p.decide(r)
+		if v == ask && !p.questions(e.RoomID) {
+			v = yes
+		}
+		switch {
 		case !exists:
 		case e.Operation == wire.ConsentCancel:
 			if row.Grants == asked {
@@ -259,7 +264,7 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 			p.Counters.Asked.Add(1)
 		}
 		p.kickAll()
-		if e.Operation == wire.ConsentRequest && !granted && p.invitationAsks() {
+		if e.Operation == wire.ConsentRequest && !granted && !p.questions(e.RoomID) {
 			err = errNobody
 		}
 	}
