@@ -17,6 +17,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/store"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 type clock struct {
@@ -39,7 +40,12 @@ func (c *clock) add(d time.Duration) {
 func open(t *testing.T, change func(*assets.Config)) (*assets.Store, string, *clock) {
 	t.Helper()
 	dir := t.TempDir()
-	st, err := store.Open(t.Context(), store.Options{Path: filepath.Join(dir, "a.db"), Key: make([]byte, store.KeySize), Domain: "a.example"})
+	o := store.Options{Path: filepath.Join(dir, "a.db"), Key: make([]byte, store.KeySize), Domain: "a.example"}
+	var err error
+	if o.Postgres, err = testnet.PostgresAt(context.Background(), o.Path); err != nil {
+		t.Fatal(err)
+	}
+	st, err := store.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

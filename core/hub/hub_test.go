@@ -19,6 +19,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/policy"
 	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/core/wire"
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 var (
@@ -50,7 +51,12 @@ func newWorld(t *testing.T, change func(*mls.AppDataDictionary), others ...mimiu
 	w := &world{t: t, keys: map[mimiuri.URI]*mls.SignatureKey{}, joins: map[string]mls.JoinKey{}, told: map[string][]*wire.FanoutMessage{},
 		cfg: &mls.Config{Now: time.Now, ApplyAppData: policy.ApplyAppData, VerifyCredential: func(mls.CredentialContext) error { return nil }}}
 	w.cond = sync.NewCond(&w.mu)
-	s, err := store.Open(context.Background(), store.Options{Path: filepath.Join(t.TempDir(), "hub.db"), Key: make([]byte, store.KeySize), Domain: "hub.example"})
+	o := store.Options{Path: filepath.Join(t.TempDir(), "hub.db"), Key: make([]byte, store.KeySize), Domain: "hub.example"}
+	var err error
+	if o.Postgres, err = testnet.PostgresAt(context.Background(), o.Path); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
