@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -248,5 +249,77 @@ func TestDumpLoaded(t *testing.T) {
 	}
 	if s = gone(path + "-elsewhere"); !s.Restored() {
 		t.Error("a copy elsewhere is not known as one")
+	}
+}
+
+// TestServerCrashes kills the PostgreSQL server under a store that writes. What was acknowledged is there, and the store goes on by itself.
+func TestServerCrashes(t *testing.T) {
+	ctx := context.Background()
+	pg, err := testnet.StartPostgres(ctx, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pg.Stop() })
+	t.Setenv(testnet.PostgresEnv, pg.URL("postgres"))
+	o := options(t, filepath.Join(t.TempDir(), "db"), 1)
+	o.Lease = 2 * time.Minute
+	s, err := store.Open(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	addRoom(t, s)
+	var next, acknowledged, failed int
+	write := func() error {
+		next++
+		err := s.Update(ctx, func(tx *store.Tx) error {
+			return tx.AppendInbox(room, fmt.Appendf(nil, "%d", next))
+		})
+		if err == nil {
+			acknowledged++
+		} else {
+			failed++
+		}
+		return err
+	}
+	for range 2 {
+		crashed := make(chan error, 1)
+		go func() {
+			time.Sleep(200 * time.Millisecond)
+			crashed <- pg.Crash(ctx)
+		}()
+		for running := true; running; {
+			write()
+			select {
+			case err := <-crashed:
+				if err != nil {
+					t.Fatal(err)
+				}
+				running = false
+			default:
+			}
+		}
+		for try := 0; write() != nil; try++ {
+			if try > 200 {
+				t.Fatal("the store does not connect again")
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	if err := s.View(ctx, func(tx *store.Tx) error {
+		n, _, err := tx.SizeInbox(room)
+		// One whose answer was lost may have been written.
+		if n < acknowledged || n > acknowledged+failed {
+			t.Errorf("%d are there, %d were acknowledged, %d failed", n, acknowledged, failed)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if failed == 0 {
+		t.Error("no write failed: the server was never away")
+	}
+	if err := s.Beat(ctx); err != nil {
+		t.Error(err)
 	}
 }

@@ -26,6 +26,7 @@ import (
 type Postgres struct {
 	*Process
 	Version  string
+	command  Command
 	dir      string
 	addr     string
 	password string
@@ -116,25 +117,43 @@ func StartPostgres(ctx context.Context, durable bool) (*Postgres, error) {
 	for k, v := range settings {
 		args = append(args, "-c", k+"="+v)
 	}
-	p.Process, err = Start(ctx, Command{Name: "PostgreSQL", Path: server, Args: args, Dir: dir, Log: filepath.Join(dir, "log"), As: as})
-	if err != nil {
-		return nil, err
+	p.command = Command{Name: "PostgreSQL", Path: server, Args: args, Dir: dir, Log: filepath.Join(dir, "log"), As: as}
+	if err := p.serve(ctx); err != nil {
+		return fail(err)
+	}
+	ok = true
+	return p, nil
+}
+
+// Crash kills the server as nothing else does, and starts it again with what is on its disk.
+func (p *Postgres) Crash(ctx context.Context) error {
+	p.Kill()
+	for try := 0; ; try++ {
+		err := p.serve(ctx)
+		if err == nil || ctx.Err() != nil || try == 50 {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond) // what served its clients may not be gone yet, and keeps it from starting
+	}
+}
+
+func (p *Postgres) serve(ctx context.Context) (err error) {
+	if p.Process, err = Start(ctx, p.command); err != nil {
+		return err
 	}
 	for {
 		conn, err := pgx.Connect(ctx, p.URL("postgres"))
 		if err == nil {
 			conn.Close(ctx)
-			break
+			return nil
 		}
 		if !p.Running() || ctx.Err() != nil {
 			err = fmt.Errorf("%w; end of its log:\n%s", err, Tail(p.LogPath(), 15))
-			p.Stop()
-			return fail(err)
+			p.Process.Stop()
+			return err
 		}
 		time.Sleep(30 * time.Millisecond)
 	}
-	ok = true
-	return p, nil
 }
 
 // notRoot gives the files to a user without privileges and returns who that is; nil if this process is not root.
