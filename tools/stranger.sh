@@ -11,7 +11,7 @@ work=$(mktemp -d)
 root=${STRANGER_ROOT:-$work/root}
 trap 'rm -rf --one-file-system "$work"' EXIT
 
-CGO_ENABLED=0 go build -trimpath -ldflags=-s -o "$work/mimibridge" ./cmd/mimibridge
+CGO_ENABLED=0 go build -tags goolm -trimpath -ldflags=-s -o "$work/mimibridge" ./cmd/mimibridge
 
 if [ ! -d "$root/usr" ]; then
 	echo "# a bare machine: debootstrap"
