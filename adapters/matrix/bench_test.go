@@ -6,6 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/event"
+	"maunium.net/go/mautrix/id"
+
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
 )
@@ -44,4 +48,20 @@ func BenchmarkTransaction(b *testing.B) {
 	}
 	last := fmt.Sprint("$", n)
 	s.tw.intent(s.ctx, "the last", func(in adapter.Intent) bool { return in.OriginID == last })
+}
+
+// BenchmarkDeliverBare is the same loop with mautrix alone: what a message costs without a database, exactly-once and order.
+func BenchmarkDeliverBare(b *testing.B) {
+	s := newService(b)
+	_, mx := s.portal()
+	hs := s.a.(*Adapter).hs
+	client := hs.as(id.UserID(ghostOf(romeo)))
+	n := 0
+	for b.Loop() {
+		n++
+		_, err := client.SendMessageEvent(s.ctx, id.RoomID(mx), event.EventMessage, map[string]any{"msgtype": "m.text", "body": "parting is such sweet sorrow"}, mautrix.ReqSendEvent{TransactionID: fmt.Sprint("bare", n)})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
 }
