@@ -20,6 +20,8 @@ import (
 type encryption interface {
 	// prepare makes the bot's device, so that people's clients share their keys with it.
 	prepare(ctx context.Context) error
+	// received takes what a transaction brings for the bot's device: keys, changes of devices, how many one-time keys are left.
+	received(ctx context.Context, transaction object)
 	// run receives keys and changes of devices until ctx ends.
 	run(ctx context.Context)
 	// encrypt gives the content of the m.room.encrypted event that says body.

@@ -269,7 +269,13 @@ func (m *machines) run(ctx context.Context) {
 			return
 		}
 	}
-	for failures := 0; ctx.Err() == nil; {
+	for range 50 {
+		if m.b.pushes() || !pause(ctx, 100*time.Millisecond) {
+			break
+		}
+	}
+	// What pushes receipts and redactions pushes keys as well.
+	for failures := 0; ctx.Err() == nil && !m.b.pushes(); {
 		if err := m.receive(ctx); err != nil {
 			if ctx.Err() == nil && m.b.seldom("keys") {
 				m.b.log.Warn().Err(err).Msg("keys could not be received; trying again")
@@ -280,6 +286,69 @@ func (m *machines) run(ctx context.Context) {
 		}
 		failures = 0
 	}
+}
+
+// received implements encryption, for homeservers that push (MSC2409, MSC3202): Synapse, whose /sync is not for application services.
+func (m *machines) received(ctx context.Context, transaction object) {
+	var pushed []json.RawMessage
+	_ = unmarshal(transaction["de.sorunome.msc2409.to_device"], &pushed)
+	var lists mautrix.DeviceLists
+	hasLists := unmarshal(transaction["org.matrix.msc3202.device_lists"], &lists) == nil && len(lists.Changed)+len(lists.Left) > 0
+	var counts map[id.UserID]map[id.DeviceID]mautrix.OTKCount
+	hasCounts := unmarshal(transaction["org.matrix.msc3202.device_one_time_keys_count"], &counts) == nil && counts[m.b.hs.bot] != nil
+	if len(pushed) == 0 && !hasLists && !hasCounts {
+		return
+	}
+	m.mu.Lock()
+	used := m.store != nil
+	m.mu.Unlock()
+	if !used && len(pushed) == 0 {
+		return // nobody encrypts here
+	}
+	mach, err := m.of(ctx, m.b.hs.bot)
+	if err != nil {
+		m.b.log.Warn().Err(err).Msg("keys could not be received")
+		return
+	}
+	if hasLists {
+		mach.HandleDeviceLists(ctx, &lists, "pushed")
+		if err := m.devicesChanged(ctx, lists.Changed); err != nil {
+			m.b.log.Warn().Err(err).Msg("a change of devices could not be stored")
+		}
+	}
+	for _, raw := range pushed {
+		o := asObject(raw)
+		if id.UserID(o.str("to_user_id")) != m.b.hs.bot || id.DeviceID(o.str("to_device_id")) != mach.Client.DeviceID || tooDeep(raw) {
+			continue
+		}
+		var ev event.Event
+		if json.Unmarshal(raw, &ev) != nil {
+			continue
+		}
+		ev.Type.Class = event.ToDeviceEventType
+		if ev.Content.ParseRaw(ev.Type) == nil {
+			mach.HandleToDeviceEvent(ctx, &ev)
+		}
+	}
+	if count, ok := counts[m.b.hs.bot][mach.Client.DeviceID]; ok {
+		mach.HandleOTKCounts(ctx, &count)
+	}
+}
+
+// devicesChanged makes new keys necessary in the rooms of users whose devices have changed.
+func (m *machines) devicesChanged(ctx context.Context, users []id.UserID) error {
+	for _, user := range users {
+		shared, err := stateOf{m.b}.FindSharedRooms(ctx, user)
+		if err != nil {
+			return err
+		}
+		for _, room := range shared {
+			if err := m.changed(ctx, room); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // receive asks once for new keys.
@@ -303,16 +372,8 @@ func (m *machines) receive(ctx context.Context) error {
 		return sorted("sync", err)
 	}
 	mach.ProcessSyncResponse(ctx, &resp, since)
-	for _, user := range resp.DeviceLists.Changed {
-		shared, err := stateOf{m.b}.FindSharedRooms(ctx, user)
-		if err != nil {
-			return err
-		}
-		for _, room := range shared {
-			if err := m.changed(ctx, room); err != nil {
-				return err
-			}
-		}
+	if err := m.devicesChanged(ctx, resp.DeviceLists.Changed); err != nil {
+		return err
 	}
 	if resp.NextBatch == "" || resp.NextBatch == since {
 		return nil

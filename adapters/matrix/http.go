@@ -151,6 +151,9 @@ func (b *bridge) parseTransaction(body []byte) (events []incoming, passed int, e
 		}
 	}
 	events = append(events, b.ephemeral(o)...)
+	if b.e2ee != nil {
+		b.e2ee.received(b.inbox.ctx, o)
+	}
 	return events, passed, nil
 }
 

@@ -108,6 +108,8 @@ func configureSynapse(ctx context.Context, h *Homeserver, services []string) err
 		"rc_joins_per_room":           free,
 		"federation_domain_whitelist": []string{},
 		"suppress_key_server_warning": true,
+		// Keys for application services' devices: both are switches of experiments, also in a release.
+		"experimental_features": map[string]any{"msc2409_to_device_messages_enabled": true, "msc3202_transaction_extensions": true},
 	}
 	for k, v := range limits {
 		conf[k] = v
