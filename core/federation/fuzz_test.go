@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
@@ -116,4 +118,25 @@ func FuzzHandler(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestFuzzedEndpoints: FuzzHandler begins with a request to every endpoint there is.
+func TestFuzzedEndpoints(t *testing.T) {
+	src, err := os.ReadFile("fuzz_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	server := federation.NewServer(federation.Config{Domain: "a.example", Log: zerolog.Nop()}, federation.Ports{})
+	server.Handler().ServeHTTP(w, httptest.NewRequest("GET", federation.DirectoryPath, nil))
+	var dir map[string]string
+	if err := json.Unmarshal(w.Body.Bytes(), &dir); err != nil || len(dir) < 10 {
+		t.Fatalf("%v: %s", err, w.Body)
+	}
+	dir["asset"] = "" // of our own
+	for name := range dir {
+		if !bytes.Contains(src, []byte(`/base/v1/`+name+`/`)) {
+			t.Errorf("no request to %s is among the seeds", name)
+		}
+	}
 }
