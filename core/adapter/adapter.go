@@ -54,6 +54,13 @@ type Adapter interface {
 	LocalUser(ctx context.Context, user mimiuri.URI) (bool, error)
 }
 
+// BatchAdapter is what an Adapter also implements if several events of a room at once cost it less than one after the other.
+type BatchAdapter interface {
+	// DeliverBatch is Deliver for events of one room, in their order. It returns how many of them were delivered; fewer than all
+	// only together with an error, which is about the next one and means what it means for Deliver.
+	DeliverBatch(ctx context.Context, events []Event) (done int, err error)
+}
+
 // Level is what a person may do with this provider, by the permissions of the configuration.
 type Level uint8
 

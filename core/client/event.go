@@ -245,6 +245,11 @@ func (c *Client) History(ctx context.Context, room mimiuri.URI, seqs []uint64) (
 		if err != nil {
 			return nil, err
 		}
+		if ev.Kind == adapter.Message && len(ev.Local) > 0 {
+			if ev.Local, err = c.cfg.People.Sees(ctx, ev.Local, ev.Sender, ev.Room, false); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, ev)
 	}
 	return out, nil
@@ -337,6 +342,12 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 		if err != nil || len(events) == 0 {
 			return err
 		}
+		if b, ok := a.(adapter.BatchAdapter); ok && len(events) > 1 {
+			if err := c.deliverBatch(ctx, b, k, events, direct); err != nil {
+				return err
+			}
+			continue
+		}
 		for _, e := range events {
 			var row eventRow
 			if err := json.Unmarshal(e.Payload, &row); err != nil {
@@ -370,6 +381,67 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 			c.cfg.Log.Debug().Str("event", "delivered").Str("room", k.room).Str("adapter", k.adapter).Uint8("kind", uint8(row.Kind)).Hex("message_id", row.ID).Uint64("seq", e.Seq).Dur("took", time.Since(start)).Msg("event shown")
 		}
 	}
+}
+
+// deliverBatch shows several events of a room at once, to an adapter that can take them so.
+func (c *Client) deliverBatch(ctx context.Context, a adapter.BatchAdapter, k deliveryKey, events []store.Event, direct bool) error {
+	start := time.Now()
+	var list []adapter.Event
+	var place []int // of each of list in events
+	for i, e := range events {
+		var row eventRow
+		if err := json.Unmarshal(e.Payload, &row); err != nil {
+			return fmt.Errorf("client: stored event: %w", err)
+		}
+		ev, err := row.event(uri(k.room), e.Seq)
+		if err != nil {
+			return err
+		}
+		if ev.Kind == adapter.Message && len(ev.Local) > 0 {
+			if ev.Local, err = c.cfg.People.Sees(ctx, ev.Local, ev.Sender, ev.Room, direct); err != nil {
+				return err
+			}
+			if len(ev.Local) == 0 { // from somebody whom all who might see it have blocked
+				continue
+			}
+		}
+		list, place = append(list, ev), append(place, i)
+	}
+	done, failed := c.showBatch(ctx, a, k, list)
+	behind := len(events)
+	if done < len(list) {
+		behind = place[done]
+		if failed != nil && !fault.Temporary(failed) && ctx.Err() == nil {
+			c.Counters.Dropped.Add(1)
+			c.cfg.Log.Error().Err(failed).Str("room", k.room).Str("adapter", k.adapter).Uint64("seq", events[behind].Seq).Msg("an event was given up: the network will not take it")
+			behind, failed = behind+1, nil
+		}
+	}
+	if behind > 0 {
+		seq := events[behind-1].Seq
+		if err := c.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error { return tx.Delivered(k.room, k.adapter, seq) }); err != nil {
+			return err
+		}
+	}
+	for _, ev := range list[:done] {
+		c.Counters.Delivered.Add(1)
+		c.cfg.Log.Debug().Str("event", "delivered").Str("room", k.room).Str("adapter", k.adapter).Uint8("kind", uint8(ev.Kind)).Hex("message_id", ev.ID[:]).Uint64("seq", ev.Seq).Dur("took", time.Since(start)).Msg("event shown")
+	}
+	return failed
+}
+
+func (c *Client) showBatch(ctx context.Context, a adapter.BatchAdapter, k deliveryKey, list []adapter.Event) (done int, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.cfg.Log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Str("adapter", k.adapter).Msg("an adapter panicked")
+			done, err = 0, fault.New(fault.Internal, "")
+		}
+	}()
+	if len(list) == 0 {
+		return 0, nil
+	}
+	done, err = a.DeliverBatch(ctx, list)
+	return min(max(done, 0), len(list)), err
 }
 
 func (c *Client) show(ctx context.Context, a adapter.Adapter, ev adapter.Event) (err error) {
