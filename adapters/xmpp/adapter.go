@@ -48,7 +48,10 @@ type Adapter struct {
 	cur atomic.Pointer[service] // nil while Run does not run
 }
 
-var _ adapter.Adapter = (*Adapter)(nil)
+var (
+	_ adapter.Adapter      = (*Adapter)(nil)
+	_ adapter.BatchAdapter = (*Adapter)(nil)
+)
 
 // New checks the configuration and returns the adapter. It does no I/O.
 func New(cfg Config) (adapter.Adapter, error) {
@@ -116,7 +119,7 @@ func (a *Adapter) Deliver(ctx context.Context, ev adapter.Event) error {
 
 // DeliverBatch is Deliver for several events, in their order, at the cost of one round trip to the server
 // instead of one each. It returns how many of them were delivered, which is less than all only together with an
-// error. It is no part of adapter.Adapter; a provider finds it by a type assertion.
+// error. It implements adapter.BatchAdapter.
 //
 // Several calls of Deliver at once share round trips, too: one ping confirms all that went before it.
 func (a *Adapter) DeliverBatch(ctx context.Context, events []adapter.Event) (done int, err error) {

@@ -211,17 +211,39 @@ const (
 	settingMentions = "mentions" // "off": mentions do not reach somebody who is not in the room
 )
 
+// setting reads a setting; those that were read are kept in memory, as one is looked at for each stanza.
 func (s *store) setting(ctx context.Context, person mimiuri.URI, name string) (value string, err error) {
-	err = s.db.QueryRowContext(ctx, `SELECT value FROM xmpp_setting WHERE person = $1 AND name = $2`, person.String(), name).Scan(&value)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = nil
+	key := [2]string{person.String(), name}
+	s.settings.Lock()
+	value, ok := s.settings.m[key]
+	s.settings.Unlock()
+	if ok {
+		return value, nil
 	}
-	return value, err
+	err = s.db.QueryRowContext(ctx, `SELECT value FROM xmpp_setting WHERE person = $1 AND name = $2`, key[0], name).Scan(&value)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return "", err
+	}
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.m == nil || len(s.settings.m) > 10_000 {
+		s.settings.m = make(map[[2]string]string)
+	}
+	s.settings.m[key] = value
+	return value, nil
 }
 
 func (s *store) set(person mimiuri.URI, name, value string) error {
-	return s.exec(`INSERT INTO xmpp_setting (person, name, value) VALUES ($1, $2, $3)
+	err := s.exec(`INSERT INTO xmpp_setting (person, name, value) VALUES ($1, $2, $3)
 		ON CONFLICT (person, name) DO UPDATE SET value = excluded.value`, person.String(), name, value)
+	s.forgetSettings()
+	return err
+}
+
+func (s *store) forgetSettings() {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	s.settings.m = nil
 }
 
 // markRead notes up to where somebody has read; fresh is false if they had read that before.

@@ -420,6 +420,7 @@ func runDelete(s *service, ctx context.Context, user mimiuri.URI, v map[string]s
 
 // forget removes what the adapter itself keeps of a person and does not need for rooms.
 func (s *store) forget(user mimiuri.URI) error {
+	defer s.forgetSettings()
 	for _, table := range []string{"xmpp_setting", "xmpp_contact", "xmpp_read", "xmpp_sent"} {
 		if err := s.exec(`DELETE FROM `+table+` WHERE person = $1`, user.String()); err != nil {
 			return err

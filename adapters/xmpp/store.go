@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/content"
@@ -25,6 +26,11 @@ type store struct {
 	quit   chan struct{} // closed when no more writes are taken
 	done   chan struct{} // closed when the writer has ended
 	salt   string        // for occupant ids; made with the database
+
+	settings struct { // as read, by person and name
+		sync.Mutex
+		m map[[2]string]string
+	}
 }
 
 type write struct {
