@@ -160,8 +160,13 @@ class Driver:
             events.reverse()
             return {"events": events}
         if cmd == "download":
-            resp = check(await cl.download(c["mxc"]))
-            return {"data": base64.b64encode(resp.body).decode()}
+            # Since Matrix 1.11 downloads need authentication; Dendrite has the old path only.
+            token = {"Authorization": "Bearer " + cl.access_token}
+            for path in ("/_matrix/client/v1/media/download/", "/_matrix/media/v3/download/"):
+                resp = await cl.send("GET", path + c["mxc"].removeprefix("mxc://"), headers=token)
+                if resp.status == 200:
+                    return {"data": base64.b64encode(await resp.read()).decode()}
+            raise Failed("M_NOT_FOUND", "cannot be downloaded")
         if cmd == "upload":
             data = base64.b64decode(c["data"])
             resp, _ = await cl.upload(lambda *_: io.BytesIO(data), content_type=c["type"], filename=c.get("name"), filesize=len(data))
