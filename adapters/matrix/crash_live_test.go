@@ -71,7 +71,12 @@ func TestKilledBetweenSendAndMark(t *testing.T) {
 	w.must(err)
 	w.tw.settled(w.ctx)
 	w.tw.mu.Lock()
-	ev := w.tw.events[room][len(w.tw.events[room])-1]
+	var ev adapter.Event
+	for _, e := range w.tw.events[room] {
+		if e.Kind == adapter.Message && e.Sender.String() == romeo {
+			ev = e
+		}
+	}
 	w.tw.mu.Unlock()
 	again := func(what string) {
 		t.Helper()

@@ -115,8 +115,8 @@ func TestEncrypted(t *testing.T) {
 	w.quiet()
 }
 
-// TestEncryptedPortal: the bot's portals are encrypted where the deployment wants it, and 10, 100 and 1,000 ghosts with devices cost
-// the human's client what is printed.
+// TestEncryptedPortal: the bot's portals are encrypted where the deployment wants it. What ghosts with devices cost the human's
+// client is printed.
 func TestEncryptedPortal(t *testing.T) {
 	w := newWorldWith(t, func(c *Config) { c.Encryption = encryptionDefault })
 	juliet := w.js("juliet")

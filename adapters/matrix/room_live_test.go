@@ -262,7 +262,10 @@ func TestManagedFromElsewhere(t *testing.T) {
 		w.must(juliet.Kick(w.ctx, portal, ghostOf(mercutio), ""))
 		w.tw.until(w.ctx, "mercutio removed", func() bool { return !w.tw.isIn(room, mercutio) })
 	})
-	t.Run("a kick is undone", func(t *testing.T) {
+	t.Run("a ban is undone", func(t *testing.T) {
+		// Nobody bans their like on Matrix.
+		w.tw.setRole(room, romeo, 2)
+		w.stateIs(juliet, portal, "m.room.power_levels", func(c map[string]any) bool { return users(c)[ghostOf(romeo)] == nil })
 		w.tw.setRefuse(func(in adapter.Intent) error {
 			if in.Kind == adapter.Ban {
 				return fault.New(fault.Forbidden, "he owns the place")
