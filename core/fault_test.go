@@ -19,6 +19,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/port"
+	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/core/wire"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
@@ -134,12 +135,7 @@ func (p *provider) restart() {
 // sql opens the provider's database beside it.
 func (p *provider) sql(t *testing.T, fn func(db *sql.DB) error) {
 	t.Helper()
-	o := storeOptions(p.dir)
-	driver, dsn := "sqlite", "file:"+o.Path+"?_pragma=busy_timeout(10000)"
-	if o.Postgres != "" {
-		driver, dsn = "pgx", o.Postgres
-	}
-	db, err := sql.Open(driver, dsn)
+	db, err := store.Database(storeOptions(p.dir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package core_test
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/store"
 )
 
 // movable is a clock that can be moved ahead.
@@ -24,7 +24,7 @@ func (m *movable) move(d time.Duration) { m.ahead.Add(int64(d)) }
 // rows counts what is in tables of a provider's database.
 func (p *provider) rows(query string, args ...any) (n int) {
 	p.t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(p.dir, "mimi.db")+"?mode=ro")
+	db, err := store.Database(storeOptions(p.dir))
 	if err != nil {
 		p.t.Fatal(err)
 	}

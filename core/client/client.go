@@ -100,6 +100,7 @@ type Client struct {
 	mu       sync.Mutex
 	ctx      context.Context
 	deliver  map[deliveryKey]*delivery
+	taken    []string // rooms that were another node's and are to be compared
 	workers  sync.WaitGroup
 	takes    map[string]form // hubs, by domain
 	Counters Counters

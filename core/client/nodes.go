@@ -8,10 +8,40 @@ import (
 
 // What a node does for the rooms that are its own, when several share a database.
 
-// Reload reads a room again, which was another node's, and looks for its work.
+// Reload reads a room again, which was another node's, looks for its work, and compares it with what was shown of it, as is done with all
+// rooms at the start.
 func (c *Client) Reload(room string) {
 	c.rooms.Reload(room)
 	c.step(room)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx == nil || c.ctx.Err() != nil {
+		return // Run begins with all of them
+	}
+	c.taken = append(c.taken, room)
+	if len(c.taken) > 1 {
+		return // somebody is at it
+	}
+	c.workers.Add(1)
+	go func(ctx context.Context) {
+		defer c.workers.Done()
+		for {
+			c.mu.Lock()
+			if len(c.taken) == 0 || ctx.Err() != nil {
+				c.taken = nil
+				c.mu.Unlock()
+				return
+			}
+			next := c.taken[0]
+			c.mu.Unlock()
+			if _, err := c.reconcile(ctx, []string{next}); err != nil && ctx.Err() == nil {
+				c.cfg.Log.Error().Err(err).Str("room", next).Msg("comparing a room with what was shown of it")
+			}
+			c.mu.Lock()
+			c.taken = c.taken[1:]
+			c.mu.Unlock()
+		}
+	}(c.ctx)
 }
 
 // Wake has a room look for work that another node may have stored.

@@ -117,7 +117,15 @@ func (c *Client) Reconcile(ctx context.Context) (repaired int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	return c.reconcile(ctx, rooms)
+}
+
+// reconcile does so for some rooms, as far as they are this node's.
+func (c *Client) reconcile(ctx context.Context, rooms []string) (repaired int, err error) {
 	for _, id := range rooms {
+		if !c.cfg.Store.Mine(id) {
+			continue
+		}
 		// First beside the room's goroutine, which most rooms do not have: what is wrong is looked at again on it.
 		r := newRoom(c, id)
 		r.resumed = true

@@ -157,6 +157,20 @@ func intact(ctx context.Context, db querier, problem func(string)) error {
 	return nil
 }
 
+// Database opens a database beside the store that has it, for what looks at it from outside, such as tests. It takes the store's SQL
+// (see the package comment). The caller closes it.
+func Database(o Options) (*sql.DB, error) {
+	s := &Store{o: o}
+	if s.postgres() {
+		return s.openToRead()
+	}
+	db, err := sql.Open("sqlite", dsn(o.Path))
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return db, nil
+}
+
 // openToRead opens the database beside those who use it.
 func (s *Store) openToRead() (*sql.DB, error) {
 	if s.postgres() {
