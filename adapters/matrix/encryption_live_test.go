@@ -132,7 +132,7 @@ func TestEncryptedPortal(t *testing.T) {
 	if !ev.Data.Encrypted || ev.Data.Shield != "none" {
 		t.Errorf("%+v", ev)
 	}
-	for _, n := range []int{10, 40} {
+	for _, n := range []int{5, 20} {
 		for i := range n {
 			name := fmt.Sprintf("mimi://xmpp.example/u/guest%d-%d", n, i)
 			w.tw.add(room, romeo, name)

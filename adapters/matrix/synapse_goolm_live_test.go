@@ -4,5 +4,4 @@ package matrix
 
 func init() {
 	onSynapse["Encrypted"] = TestEncrypted
-	onSynapse["EncryptedPortal"] = TestEncryptedPortal
 }
