@@ -30,6 +30,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/people"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -176,6 +177,8 @@ func runChild(config string) error {
 		Federation: federation.Config{Certificate: func() (*tls.Certificate, error) { return &cert, nil }, Roots: roots, BaseURL: "https://" + cmp.Or(c.URL, c.Addr), Resolve: c.Resolve},
 		Listener:   ln, Adapters: []adapter.Adapter{a}, Log: zerolog.New(os.Stderr).Level(zerolog.DebugLevel).With().Timestamp().Logger(),
 		CommitDelay: func() time.Duration { return 20 * time.Millisecond },
+		// Guests come and go all the time here.
+		People: core.PeopleConfig{Limits: people.Limits{ConsentRequests: -1, RoomsADay: -1, Invites: -1, Lookups: -1, Rooms: -1}},
 	})
 	if err != nil {
 		return err

@@ -49,6 +49,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		qs, err = tx.Queues()
 		return err
 	}); err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped while it starts
+		}
 		return err
 	}
 	for _, q := range qs {

@@ -37,6 +37,17 @@ func (s *Store) Reseal(ctx context.Context, progress func(table string, sealed i
 	if s.sealer.old == nil {
 		return fmt.Errorf("store: there is no key to seal anew with")
 	}
+	if s.Shared() { // rooms of the nodes that ran before: nobody else runs now
+		for {
+			rooms, err := s.Adopt(ctx)
+			if err != nil {
+				return err
+			}
+			if len(rooms) == 0 {
+				break
+			}
+		}
+	}
 	// The last is the check: it says with which key the database is opened.
 	for _, c := range append(slices.Clone(sealedColumns), sealedColumn{table: "meta", column: "value", keys: []string{"key"}}) {
 		if err := s.resealColumn(ctx, &c, progress); err != nil {
