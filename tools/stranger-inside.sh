@@ -72,13 +72,13 @@ run sudo -u mimibridge mimibridge check -c /etc/mimibridge/mimibridge.yaml
 run sudo -u mimibridge mimibridge status -c /etc/mimibridge/mimibridge.yaml
 
 say "somebody else: other.example, a provider without a network, with bob at its console"
-run mimibridge init -c /root/other/mimibridge.yaml -domain other.example -network none -listen :9443 -cert /etc/ssl/other.example/fullchain.pem -look none >/dev/null
-sed -i 's|^federation:|&\n  ca_file: /etc/ssl/ca.pem\n  peers: { example.org: "127.0.0.1:8443", other.example: "127.0.0.1:9443" }|' /root/other/mimibridge.yaml
-mimibridge run -c /root/other/mimibridge.yaml >/var/log/other.log 2>&1 &
-for _ in $(seq 100); do mimibridge health -c /root/other/mimibridge.yaml >/dev/null 2>&1 && break; sleep 0.2; done
+run mimibridge init -c /srv/other/mimibridge.yaml -domain other.example -network none -listen :9443 -cert /etc/ssl/other.example/fullchain.pem -look none >/dev/null
+sed -i 's|^federation:|&\n  ca_file: /etc/ssl/ca.pem\n  peers: { example.org: "127.0.0.1:8443", other.example: "127.0.0.1:9443" }|' /srv/other/mimibridge.yaml
+mimibridge run -c /srv/other/mimibridge.yaml >/var/log/other.log 2>&1 &
+for _ in $(seq 100); do mimibridge health -c /srv/other/mimibridge.yaml >/dev/null 2>&1 && break; sleep 0.2; done
 
 say "romeo opens a room on XMPP, invites bob, and writes; bob answers"
-coproc BOB { exec mimibridge chat -json -as bob -c /root/other/mimibridge.yaml; }
+coproc BOB { exec mimibridge chat -json -as bob -c /srv/other/mimibridge.yaml; }
 exec 5<&"${BOB[0]}" 6>&"${BOB[1]}"
 read -r -t 20 line <&5 # attached
 timeout 120 python3 stranger-romeo.py &

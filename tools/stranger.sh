@@ -28,7 +28,7 @@ fi
 
 # One that was used before is made bare again.
 chroot "$root" userdel mimibridge 2>/dev/null || true
-rm -rf "$root/stranger" "$root/etc/mimibridge" "$root/var/lib/mimibridge" "$root/root/other" "$root/usr/local/bin/mimibridge" "$root/etc/prosody/conf.d/mimibridge.cfg.lua"
+rm -rf "$root/stranger" "$root/etc/mimibridge" "$root/var/lib/mimibridge" "$root/srv/other" "$root/usr/local/bin/mimibridge" "$root/etc/prosody/conf.d/mimibridge.cfg.lua"
 mkdir -p "$root/stranger/packaging"
 printf '127.0.0.1 localhost %s\n' "$(hostname)" >"$root/etc/hosts"
 cp "$work/mimibridge" "$root/stranger/mimibridge"
