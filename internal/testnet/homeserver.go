@@ -97,8 +97,19 @@ func (h *Homeserver) begin(ctx context.Context, configure func(services []string
 	return h, nil
 }
 
-// Start starts the homeserver again after Halt or Kill, with the data it had.
+// Start starts the homeserver again after Halt or Kill, with the data it had. Dendrite 0.15.2 now and then panics as it starts, when
+// its federation part finds an event waiting before the room server is there: it is started again then, as a supervisor would, and only
+// for that.
 func (h *Homeserver) Start(ctx context.Context) error {
+	for tries := 1; ; tries++ {
+		err := h.start(ctx)
+		if err == nil || tries == 5 || ctx.Err() != nil || !strings.Contains(Tail(h.LogPath(), 60), "federationapi/consumers.(*OutputRoomEventConsumer)") {
+			return err
+		}
+	}
+}
+
+func (h *Homeserver) start(ctx context.Context) error {
 	c := h.command
 	c.Name, c.Dir, c.Log = h.name, h.Dir, h.LogPath()
 	p, err := Start(ctx, c)
