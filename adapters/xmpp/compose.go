@@ -164,11 +164,12 @@ func (s *service) referred(ctx context.Context, id string, t talk, own bool) (*m
 	if own {
 		sender = t.user
 	}
+	under := t.r != nil && t.r.isUnderWay(t.user, id) // asked first: it may arrive meanwhile
 	m, err := s.db.findMessage(ctx, t.room, id, sender)
 	if err != nil {
 		return nil, err
 	}
-	if m == nil && t.r != nil && t.r.isUnderWay(t.user, id) {
+	if m == nil && under {
 		return nil, errLaterMessage
 	}
 	return s.db.first(ctx, t.room, m)
@@ -238,12 +239,12 @@ func (s *service) composeReaction(ctx context.Context, e *element, t talk) (*con
 		seen[text] = true
 		want = append(want, text)
 	}
+	if t.r != nil && t.r.isUnderWay(t.user, reactionKey(m.mimi)) {
+		return nil, errLaterMessage
+	}
 	now, err := s.db.reactions(ctx, t.room, m.mimi, t.user)
 	if err != nil {
 		return nil, err
-	}
-	if t.r != nil && t.r.isUnderWay(t.user, reactionKey(m.mimi)) {
-		return nil, errLaterMessage
 	}
 	switch {
 	case len(want) == 0 && len(now) == 0:

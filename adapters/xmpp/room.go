@@ -132,14 +132,21 @@ func (r *room) isUnderWay(u mimiuri.URI, name string) bool {
 	return false
 }
 
-// later runs f when something that is under way has arrived.
+// later runs f when something that is under way has arrived, and at once if all has arrived meanwhile.
 func (r *room) later(f func()) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.waiting) >= maxLater {
+	wait := len(r.onWay) > 0
+	full := len(r.waiting) >= maxLater
+	if wait && !full {
+		r.waiting = append(r.waiting, f)
+	}
+	r.mu.Unlock()
+	switch {
+	case !wait:
+		r.s.work.post(r.jid.String(), f)
+	case full:
 		return errBusyRoom
 	}
-	r.waiting = append(r.waiting, f)
 	return nil
 }
 
