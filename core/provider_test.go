@@ -154,6 +154,7 @@ func emptyNetwork(t testing.TB) *network {
 	}
 	n.ca, _ = x509.ParseCertificate(der)
 	n.roots.AddCert(n.ca)
+	t.TempDir() // its removal is the first to be registered: what is removed has to be stopped before
 	t.Cleanup(func() {
 		for _, p := range n.all {
 			p.stop()

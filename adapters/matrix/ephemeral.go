@@ -87,6 +87,15 @@ func (b *bridge) probe(ctx context.Context) error {
 	if err := b.ensureBot(ctx); err != nil {
 		return err
 	}
+	// The place from which on it would be fetched is fixed before anything is waited for: what is redacted meanwhile counts.
+	switch since, err := b.st.setting(ctx, "sync"); {
+	case err != nil:
+		return err
+	case since == "":
+		if err := b.fetch(ctx); err != nil && !definite(err) { // some homeservers push, and let no application service sync
+			return err
+		}
+	}
 	stored, err := b.st.setting(ctx, "probe")
 	if err != nil {
 		return err
