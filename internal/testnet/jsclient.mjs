@@ -20,10 +20,13 @@ let client;
 async function show(ev) {
     if (ev.isState() || ev.getType() === "m.room.encrypted" && !ev.isDecryptionFailure()) return;
     let shield = "none", reason = "";
-    if (ev.isEncrypted() && client.getCrypto()) {
+    // Somebody new to a room may have a message before the keys of its sender; apps ask again when those come, and so does this.
+    for (let tries = 0; ev.isEncrypted() && client.getCrypto(); tries++) {
         const info = await client.getCrypto().getEncryptionInfoForEvent(ev);
         shield = ["none", "grey", "red"][info?.shieldColour ?? 0];
         reason = String(info?.shieldReason ?? "");
+        if (shield === "none" || tries === 40) break;
+        await new Promise((done) => setTimeout(done, 250));
     }
     out({ event: "message", room: ev.getRoomId(), data: {
         event_id: ev.getId(), sender: ev.getSender(), type: ev.getType(), content: ev.getContent(),
