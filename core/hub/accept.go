@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/internal/mailbox"
@@ -123,8 +124,18 @@ func (r *room) invalid(from string, refs []mls.ProposalRef, why string) ([]byte,
 	return (&wire.UpdateRoomResponse{Code: wire.InvalidProposal, Description: why, InvalidProposals: refs}).Marshal(), nil
 }
 
+// maxPending is how many proposals may wait for a commit: anybody in the room can make more, and one commit has to cover all of
+// them and be read by everybody.
+const maxPending = 1024
+
 // propose takes a bundle of standalone proposals: all or none.
 func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.UpdateRequest) ([]byte, error) {
+	switch n, more := len(r.g.Proposals()), 1+len(req.MoreProposals); {
+	case more > maxPending:
+		return nil, fault.Newf(fault.TooLarge, "a bundle may have at most %d proposals", maxPending)
+	case n+more > maxPending:
+		return nil, &fault.Error{Kind: fault.Limited, Message: "too many proposals wait for a commit; please try again after it", RetryAfter: 5 * time.Second}
+	}
 	g := r.g.Clone()
 	var bundle []mls.PendingProposal
 	for _, m := range append([]*mls.MLSMessage{req.Message}, req.MoreProposals...) {
@@ -310,6 +321,12 @@ func (r *room) leftOut(staged *mls.StagedPublicCommit) []mls.ProposalRef {
 	for _, l := range staged.Removed {
 		removed[l.Leaf] = true
 	}
+	updated := map[mls.LeafIndex]bool{} // by one of the Updates that the commit covers: it cannot cover another of that client
+	for _, p := range staged.Proposals {
+		if _, ok := p.Proposal.Body.(*mls.Update); ok {
+			updated[p.Sender.Leaf] = true
+		}
+	}
 	var missing []mls.ProposalRef
 	for _, p := range r.g.Proposals() {
 		if !slices.ContainsFunc(staged.Unreferenced, func(ref mls.ProposalRef) bool { return string(ref) == string(p.Ref) }) {
@@ -317,7 +334,7 @@ func (r *room) leftOut(staged *mls.StagedPublicCommit) []mls.ProposalRef {
 		}
 		switch b := p.Proposal.Body.(type) {
 		case *mls.Update:
-			if p.Sender.Leaf == staged.Sender.Leaf || removed[p.Sender.Leaf] {
+			if p.Sender.Leaf == staged.Sender.Leaf || removed[p.Sender.Leaf] || updated[p.Sender.Leaf] {
 				continue
 			}
 		case *mls.Remove:

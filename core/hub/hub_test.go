@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/hub"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
@@ -592,5 +593,52 @@ func TestCanReceiveMessage(t *testing.T) {
 	}
 	if got := last("c.example", 3); !slices.Equal(got, []mls.ContentType{mls.ContentCommit, mls.ContentCommit}) {
 		t.Errorf("carol's provider is told %v", got)
+	}
+}
+
+// TestSupersededUpdate: a client that proposes two Updates in an epoch does not keep everybody from committing, since no Commit
+// can cover both (RFC 9420 section 12.2).
+func TestSupersededUpdate(t *testing.T) {
+	w := newWorld(t, nil, bob, carol)
+	w.accepted("b.example", w.propose(bob, &mls.Update{}))
+	w.accepted("b.example", w.propose(bob, &mls.Update{}))
+	newer := w.g.Proposals()[1].Ref
+	q, _ := w.commit(carol, mls.CommitOptions{ForcePath: true, Without: []mls.ProposalRef{w.g.Proposals()[0].Ref, newer}})
+	w.g.ClearPending()
+	w.refused("c.example", q, wire.InvalidProposal) // one of them there has to be
+	q, out := w.commit(carol, mls.CommitOptions{})
+	w.accepted("c.example", q)
+	w.merge(out)
+}
+
+// TestManyProposals: what waits for a commit is bounded, so that a commit that covers it stays one that others can read; the rest
+// may come after it.
+func TestManyProposals(t *testing.T) {
+	w := newWorld(t, nil, bob)
+	bundle := func(from byte) []byte {
+		var acks []mls.ProposalBody
+		for i := range 400 {
+			acks = append(acks, &mls.AppEphemeral{ComponentID: mls.ComponentAppAck, Data: []byte{from, byte(i >> 8), byte(i)}})
+		}
+		return w.propose(bob, acks...).Marshal()
+	}
+	var err error
+	n := byte(0)
+	for ; err == nil && n < 5; n++ {
+		_, err = w.h.Update(context.Background(), "b.example", room, bundle(n))
+	}
+	if !fault.Is(err, fault.Limited) || n != 3 {
+		t.Errorf("bundle %d: %v", n, err)
+	}
+	pending := w.g.Proposals()
+	var refused []mls.ProposalRef
+	for _, p := range pending[800:] {
+		refused = append(refused, p.Ref)
+	}
+	q, out := w.commit(alice, mls.CommitOptions{Without: refused})
+	w.accepted("hub.example", q)
+	w.merge(out)
+	if _, err := w.h.Update(context.Background(), "b.example", room, bundle(9)); err != nil {
+		t.Error(err)
 	}
 }
