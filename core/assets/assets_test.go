@@ -423,6 +423,65 @@ func TestCacheShares(t *testing.T) {
 	}
 }
 
+// TestCacheCopies: small files cost an open file each, so their number is bounded, too.
+func TestCacheCopies(t *testing.T) {
+	c, ck := cache(t, func(c *assets.CacheConfig) { c.Copies = 3 })
+	src := &source{}
+	get := func(key string) *port.Asset {
+		t.Helper()
+		a, err := c.Get(t.Context(), key, src.of(key, 0, strings.NewReader("")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Body.(*assets.Copy).Wait(); err != nil {
+			t.Fatal(err)
+		}
+		ck.add(time.Second)
+		return a
+	}
+	for _, key := range []string{"a", "b", "c", "d", "b", "a"} {
+		get(key).Body.Close()
+	}
+	if src.count("a") != 2 || src.count("b") != 1 {
+		t.Errorf("a was fetched %d times, b %d times: not the oldest was dropped", src.count("a"), src.count("b"))
+	}
+	for _, key := range []string{"x", "y", "z"} {
+		defer get(key).Body.Close()
+	}
+	if _, err := c.Get(t.Context(), "more", src.of("more", 0, strings.NewReader(""))); !fault.Is(err, fault.Limited) {
+		t.Errorf("while all are being read: %v", err)
+	}
+}
+
+// TestCacheAbandoned: a download that nobody waits for any more ends, and is begun anew for who comes later.
+func TestCacheAbandoned(t *testing.T) {
+	c, _ := cache(t, nil)
+	ended := make(chan error, 1)
+	a, err := c.Get(t.Context(), "k", func(ctx context.Context) (*port.Asset, error) {
+		r, w := io.Pipe()
+		go func() {
+			<-ctx.Done()
+			ended <- ctx.Err()
+			w.CloseWithError(ctx.Err())
+		}()
+		return &port.Asset{Body: r, Size: -1}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Body.Close()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended by %v", err)
+	}
+	src := &source{}
+	if a, err = c.Get(t.Context(), "k", src.of("k", 3, strings.NewReader("new"))); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, a); got != "new" {
+		t.Errorf("%q", got)
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

@@ -18,6 +18,7 @@ type CacheConfig struct {
 	Folder string           // belongs to the cache alone: what is in it at the start is removed
 	Max    int64            // octets of all copies together; 0 is DefaultCache
 	Each   int64            // octets of one copy; 0 is DefaultMaxFile
+	Copies int              // open files, for each copy is one; 0 is DefaultCopies
 	Life   time.Duration    // for how long a copy is used; 0 is an hour
 	Time   time.Duration    // for how long a download may take; 0 is 15 minutes
 	Now    func() time.Time // nil is time.Now
@@ -25,6 +26,9 @@ type CacheConfig struct {
 
 // DefaultCache is the size of a cache, in octets.
 const DefaultCache int64 = 1 << 30
+
+// DefaultCopies is how many copies there are at most: of small files, an open file each is what they cost.
+const DefaultCopies = 1000
 
 // Cache keeps copies of what was downloaded. A download that is under way is shared by all that want the same: each reads
 // what has arrived so far and waits for more. Safe for concurrent use.
@@ -51,6 +55,9 @@ type stored struct {
 	used time.Time
 	made time.Time
 
+	arriving bool // guarded by Cache.mu, too
+	cancel   context.CancelFunc
+
 	mu      sync.Mutex
 	meta    *port.Asset // size and type, nil before the download has begun
 	arrived int64
@@ -66,6 +73,9 @@ func OpenCache(cfg CacheConfig) (*Cache, error) {
 	}
 	if cfg.Each <= 0 {
 		cfg.Each = DefaultMaxFile
+	}
+	if cfg.Copies <= 0 {
+		cfg.Copies = DefaultCopies
 	}
 	if cfg.Life <= 0 {
 		cfg.Life = time.Hour
@@ -154,6 +164,9 @@ func (c *Cache) open(key string, fetch func(context.Context) (*port.Asset, error
 		s.refs++
 		return s, nil
 	}
+	if len(c.copies) >= c.cfg.Copies && !c.dropOldest(nil) {
+		return nil, errBusy()
+	}
 	f, err := os.CreateTemp(c.cfg.Folder, "*")
 	if err != nil {
 		return nil, fmt.Errorf("assets: cache: %w", err)
@@ -162,10 +175,12 @@ func (c *Cache) open(key string, fetch func(context.Context) (*port.Asset, error
 		f.Close()
 		return nil, fmt.Errorf("assets: cache: %w", err)
 	}
-	s := &stored{c: c, key: key, f: f, refs: 3, used: now, made: now, more: make(chan struct{})} // the map, the download, the caller
+	s := &stored{c: c, key: key, f: f, refs: 3, used: now, made: now, arriving: true, more: make(chan struct{})} // the map, the download, the caller
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.Time)
+	s.cancel = cancel
 	c.copies[key] = s
 	c.filling.Add(1)
-	go c.fill(s, fetch)
+	go c.fill(ctx, s, fetch)
 	return s, nil
 }
 
@@ -193,10 +208,24 @@ func (s *stored) change(fn func()) {
 	s.mu.Unlock()
 }
 
-func (c *Cache) fill(s *stored, fetch func(context.Context) (*port.Asset, error)) {
+// leave gives a reader's reference back, and ends a download that nobody waits for any more. The caller holds mu.
+func (c *Cache) leave(s *stored) {
+	others := 1 // the download
+	if c.copies[s.key] == s {
+		others++
+	}
+	if c.release(s); s.arriving && s.refs == others {
+		c.drop(s)
+		s.cancel()
+	}
+}
+
+func (c *Cache) fill(ctx context.Context, s *stored, fetch func(context.Context) (*port.Asset, error)) {
 	defer c.filling.Done()
-	err := c.download(s, fetch)
+	defer s.cancel()
+	err := c.download(ctx, s, fetch)
 	c.mu.Lock()
+	s.arriving = false
 	if err != nil {
 		c.drop(s) // the next one tries again
 	}
@@ -205,9 +234,7 @@ func (c *Cache) fill(s *stored, fetch func(context.Context) (*port.Asset, error)
 	s.change(func() { s.done, s.err = true, err })
 }
 
-func (c *Cache) download(s *stored, fetch func(context.Context) (*port.Asset, error)) (err error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.Time)
-	defer cancel()
+func (c *Cache) download(ctx context.Context, s *stored, fetch func(context.Context) (*port.Asset, error)) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("assets: panic while downloading: %v", p)
@@ -260,21 +287,33 @@ func (c *Cache) grow(s *stored, n int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.octets+n > c.cfg.Max {
-		var oldest *stored
-		for _, o := range c.copies {
-			// The octets of a copy that somebody reads, or that is arriving, are not free after a drop.
-			if o != s && o.refs == 1 && (oldest == nil || o.used.Before(oldest.used)) {
-				oldest = o
-			}
+		if !c.dropOldest(s) {
+			return errBusy()
 		}
-		if oldest == nil {
-			return &fault.Error{Kind: fault.Limited, Message: "too many downloads at the same time", RetryAfter: time.Minute}
-		}
-		c.drop(oldest)
 	}
 	c.octets += n
 	s.size += n
 	return nil
+}
+
+// dropOldest drops the copy but one that was used longest ago; false if there is none that can be. The caller holds mu.
+func (c *Cache) dropOldest(but *stored) bool {
+	var oldest *stored
+	for _, o := range c.copies {
+		// What a copy takes that somebody reads, or that is arriving, is not free after a drop.
+		if o != but && o.refs == 1 && (oldest == nil || o.used.Before(oldest.used)) {
+			oldest = o
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	c.drop(oldest)
+	return true
+}
+
+func errBusy() error {
+	return &fault.Error{Kind: fault.Limited, Message: "too many downloads at the same time", RetryAfter: time.Minute}
 }
 
 // Read waits for octets that have not arrived yet.
@@ -331,7 +370,7 @@ func (r *Copy) Close() error {
 	r.once.Do(func() {
 		r.s.c.mu.Lock()
 		defer r.s.c.mu.Unlock()
-		r.s.c.release(r.s)
+		r.s.c.leave(r.s)
 	})
 	return nil
 }
