@@ -463,6 +463,16 @@ func TestHubGone(t *testing.T) {
 	}
 }
 
+// awaitView waits until a room is shown as ok wants it.
+func (p *provider) awaitView(room mimiuri.URI, what string, ok func(adapter.Room) bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !ok(p.view(room)); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s: waited in vain for the room to be %s", p.domain, what)
+		}
+	}
+}
+
 // awaitCounter waits for a counter of the provider.
 func (p *provider) awaitCounter(what string, c *atomic.Uint64, n uint64) {
 	p.t.Helper()
@@ -524,9 +534,90 @@ func TestLastLeaves(t *testing.T) {
 	b.awaitRefused(room, b.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: room, Actor: b.user("bob")}))
 }
 
-// TestHubDestroys: whoever runs the hub closes a room; all providers are told.
+// TestNameAgain: a room that all have left leaves its name, whose next room is another one; while it is kept for others, or by whoever
+// made it anew, the name is taken. Reports about what was said in the first are still proven.
+func TestNameAgain(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"))
+	a.say(room, "alice", "of the first")
+	first := b.await(room, "the message", isText("of the first"))
+	a.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: a.user("alice")})
+	b.awaitLeft(room, a.user("alice"))
+	create := func(user string) adapter.Intent {
+		return adapter.Intent{Kind: adapter.CreateRoom, Room: room, Actor: a.user(user), Name: "Attic"}
+	}
+	a.awaitView(room, "gone", func(r adapter.Room) bool { return r.Gone })
+	if a.view(room).Free {
+		t.Error("the name of a room that is kept for others is free")
+	}
+	a.awaitRefused(room, a.intake(create("alice")))
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: b.user("bob")})
+	b.awaitLeft(room, b.user("bob"))
+	a.awaitView(room, "over", func(r adapter.Room) bool { return r.Gone && r.Free })
+	before := len(a.mem.events[room])
+	a.intake(create("anna"))
+	a.awaitJoined(room, a.user("anna"))
+	a.awaitRefused(room, a.intake(create("arno")))
+	for _, e := range a.mem.events[room][before:] {
+		if e.Kind != adapter.Refused && e.User != a.user("anna") {
+			t.Errorf("of a new room with one member %s shows %+v", a.domain, e)
+		}
+	}
+	a.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: a.user("anna"), Target: b.user("ben")})
+	b.awaitJoined(room, b.user("ben"))
+	a.say(room, "anna", "of the second")
+	b.say(room, "ben", "yes")
+	a.awaitTexts(room, 3)
+	equal(t, "b", b.awaitTexts(room, 3), []string{"alice: of the first", "anna: of the second", "ben: yes"})
+	if r := b.view(room); r.Gone || r.Name != "Attic" || len(r.Participants) != 2 {
+		t.Errorf("the new room is %+v", r)
+	}
+	if err := b.mem.host.Report(context.Background(), b.user("bob"), room, first.ID, "", ""); err != nil {
+		t.Errorf("what was said in the first room cannot be reported any more: %v", err)
+	}
+	if n := a.core.Client.Counters.Resyncs.Load() + b.core.Client.Counters.Resyncs.Load(); n != 0 {
+		t.Errorf("%d times the group was joined anew", n)
+	}
+}
+
+// TestRoomOverIsForgotten: of a room that is over the hub keeps its keys as long as reports are kept, and then nothing.
+func TestRoomOverIsForgotten(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	clock := &movable{}
+	a.now = clock.now
+	a.start()
+	b.start()
+	room := open(t, a, b.user("bob"))
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: b.user("bob")})
+	a.awaitLeft(room, b.user("bob"))
+	a.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: a.user("alice")})
+	a.awaitLeft(room, a.user("alice"))
+	hub := func() (n int) {
+		for _, table := range []string{"hub_room", "hub_cursor", "hub_answer", "hub_log", "hub_route"} {
+			n += a.rows("SELECT count(*) FROM " + table)
+		}
+		return n
+	}
+	clock.move(89 * 24 * time.Hour)
+	if err := a.core.Clean(context.Background()); err != nil || a.rows("SELECT count(*) FROM hub_room") != 1 {
+		t.Errorf("after 89 days the keys are gone, %v", err)
+	}
+	clock.move(2 * 24 * time.Hour)
+	if err := a.core.Clean(context.Background()); err != nil || hub() != 0 {
+		t.Errorf("after 91 days the hub keeps %d rows of a room that is over, %v", hub(), err)
+	}
+	a.intake(adapter.Intent{Kind: adapter.CreateRoom, Room: room, Actor: a.user("alice")})
+	a.await(room, "the second room", func(e adapter.Event) bool {
+		return e.Kind == adapter.Joined && e.User == a.user("alice") && e.Time.After(time.Now().Add(90*24*time.Hour))
+	})
+}
+
+// TestHubDestroys: whoever runs the hub closes a room; all providers are told, also of more clients than go into one message.
 func TestHubDestroys(t *testing.T) {
 	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	ps[0].tune = func(c *core.Config) { c.HubBundle = 2 }
 	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
 	room := open(t, a, b.user("bob"), c.user("carol"), c.user("cora"))
 	if err := a.core.DestroyRoom(context.Background(), room); err != nil {

@@ -58,6 +58,8 @@ type Config struct {
 	OfflineAfter time.Duration
 	// Bulky has commits carry the whole GroupInfo and tree (client.Config).
 	Bulky bool
+	// HubBundle overrides how many proposals the hub puts into one message (hub.Config.Bundle), for tests.
+	HubBundle int
 	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
 	RefreshEvery    time.Duration
 	RefreshMessages int
@@ -168,7 +170,7 @@ func New(cfg Config) (*Provider, error) {
 		r.remoteHub = cfg.WrapHub(p.fed)
 	}
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now, Blocked: p.People.BlockedByAdmin,
-		Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
+		Bundle: cfg.HubBundle, Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,
 		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Bulky: cfg.Bulky,

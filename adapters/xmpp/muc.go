@@ -180,7 +180,7 @@ func (s *service) available(in *packet) error {
 		}
 	}
 	kind := adapter.JoinRoom
-	if !known && !r.gone && u.Domain == s.domain {
+	if u.Domain == s.domain && (!known && !r.gone || r.info.Free) { // a room that is over leaves its name
 		kind = adapter.CreateRoom
 	}
 	return r.ask(req, kind)

@@ -112,7 +112,8 @@ type IntentKind uint8
 
 const (
 	// CreateRoom makes Intent.Room, which must be of this provider's domain, with Actor as its only
-	// participant. If it exists already the intent is Refused with fault.Conflict.
+	// participant. If it exists already the intent is Refused with fault.Conflict; the name of a room that is over (Room.Free)
+	// may be used again.
 	CreateRoom IntentKind = iota + 1
 	// Invite adds Target to the room.
 	Invite
@@ -305,6 +306,8 @@ type Room struct {
 	// Offline: the hub has not been reached for some time. The room can be read; what is sent waits.
 	Offline bool
 	Gone    bool // Closed was or will be delivered
+	// Free, with Gone: the room is over, and CreateRoom makes another one of its name.
+	Free bool
 }
 
 // RoleOf gives a participant's role.

@@ -433,9 +433,14 @@ const maxContent = 768 << 10 // leaves room for MLS in a body of 1 MiB
 func (c *Client) Room(ctx context.Context, uri mimiuri.URI) (adapter.Room, bool, error) {
 	var status store.ClientStatus
 	var b []byte
-	var ok bool
+	var ok, free bool
 	err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
 		status, b, ok, err = tx.ClientView(uri.String())
+		if err == nil && status == store.ClientOut && uri.Domain == c.cfg.Domain {
+			var hub store.HubStatus
+			hub, _, err = tx.HubStatus(uri.String())
+			free = hub != store.HubOpen
+		}
 		return err
 	})
 	if err != nil || !ok || b == nil {
@@ -446,7 +451,7 @@ func (c *Client) Room(ctx context.Context, uri mimiuri.URI) (adapter.Room, bool,
 		return adapter.Room{}, false, err
 	}
 	r := v.room(uri)
-	r.Gone = status == store.ClientOut
+	r.Gone, r.Free = status == store.ClientOut, free
 	return r, true, nil
 }
 

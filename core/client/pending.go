@@ -485,7 +485,7 @@ func (c *Client) unpackGroup(b []byte) (g *mls.Group, rows []mls.RatchetRow, err
 
 // startCreate makes the group of a new room and stores it before the hub is told.
 func (r *room) startCreate(ctx context.Context, in *store.Intent, pl *payload) error {
-	if r.g != nil || r.row.Status != store.ClientNew {
+	if r.g != nil { // one that all have left may be over: the hub knows
 		return r.refuse(ctx, in, pl, fault.Conflict, "a room of this name exists already")
 	}
 	creator := uri(in.Actor)
@@ -558,7 +558,12 @@ func (r *room) sendCreate(ctx context.Context) (more bool, err error) {
 		return true, r.refusePending(ctx, fault.KindOf(err), fault.Public(err))
 	}
 	r.hubReached()
-	return true, r.adoptNext(ctx, g, &change{ts: r.now().UnixMilli(), actor: creator, fresh: rows})
+	// A room of that name that was here before is another one: nothing of it is compared with this one, or comes into it.
+	r.view = &view{}
+	r.behind, r.wrongEpoch, r.doubt, r.place, r.commitAt = false, time.Time{}, false, 0, time.Time{}
+	ch := &change{ts: r.now().UnixMilli(), actor: creator, fresh: rows}
+	ch.do(func(tx *store.Tx) error { return tx.DropInbox(r.id) })
+	return true, r.adoptNext(ctx, g, ch)
 }
 
 // adoptNext takes a group that a pending request led to as the room's.

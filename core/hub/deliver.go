@@ -73,9 +73,11 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// Clean deletes what is kept no longer. Run does it by itself every hour.
+// Clean deletes what is kept no longer. Run does it by itself every hour. Of a room that is over nothing stays once all that
+// retention knows is over, too; its keys are kept until then, for reports.
 func (h *Hub) Clean(ctx context.Context) error {
 	now, keep := h.cfg.Now(), h.cfg.Retention
+	over := max(keep.Log, keep.Queues, keep.Answers, keep.Reports)
 	var given []store.Queue
 	err := h.cfg.Store.Update(ctx, func(tx *store.Tx) (err error) {
 		given, err = tx.GiveUpQueues(now.Add(-keep.Queues).UnixMilli())
@@ -83,7 +85,8 @@ func (h *Hub) Clean(ctx context.Context) error {
 			tx.ForgetAnswers(now.Add(-keep.Answers).UnixMilli()),
 			tx.TrimReports(now.Add(-keep.Reports).UnixMilli()),
 			tx.ExpireRoutes(now.UnixMilli()),
-			tx.TrimLog(now.Add(-keep.Log).UnixMilli()))
+			tx.TrimLog(now.Add(-keep.Log).UnixMilli()),
+			tx.TrimHubRooms(now.Add(-over).UnixMilli()))
 	})
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -47,6 +48,9 @@ type Config struct {
 	Log    zerolog.Logger
 	// Blocked reports whether a user may do nothing but leave; nil: nobody is. It must be quick.
 	Blocked func(user mimiuri.URI) bool
+
+	// Bundle is how many proposals the hub puts into one message at most; 0 is as many as fit.
+	Bundle int
 
 	Retention Retention
 }
@@ -98,6 +102,9 @@ type Counters struct {
 // New makes a hub. It delivers nothing before Run.
 func New(cfg Config) *Hub {
 	cfg.Retention = cfg.Retention.withDefaults()
+	if cfg.Bundle <= 0 || cfg.Bundle > wire.MaxProposals {
+		cfg.Bundle = wire.MaxProposals
+	}
 	h := &Hub{cfg: cfg, queues: map[store.Queue]*queue{}, slots: map[string]chan struct{}{}, all: make(chan struct{}, allSlots)}
 	h.rooms = mailbox.New(func(key string) *room { return &room{h: h, id: key} }, roomIdle, cfg.Log)
 	return h
@@ -272,7 +279,10 @@ func newRoomKeys() (k roomKeys, err error) {
 }
 
 // Create opens a prepared room with the group its creator made: a GroupInfo of epoch 0 and the ratchet tree, both as
-// octets. The same octets again succeed; another group for a room that is open is a Conflict.
+// octets. The same octets again succeed; another group for a room that is open is a Conflict. A room that is over may be
+// opened again by its name: it is another group, of which nobody of before is a member, in the same log, with the same keys of the
+// hub, so that what was franked before can still be reported. While the own clients have not been told of the end it is
+// Unavailable.
 func (h *Hub) Create(ctx context.Context, uri, creator mimiuri.URI, info, tree []byte) error {
 	hash := sha256.New()
 	hash.Write(info)
@@ -291,8 +301,19 @@ func (h *Hub) Create(ctx context.Context, uri, creator mimiuri.URI, info, tree [
 			return fault.New(fault.NotFound, "the room was not prepared")
 		case row.Status != store.HubPrepared && string(row.Creation) == string(creation):
 			return nil
-		case row.Status != store.HubPrepared:
+		case row.Status == store.HubOpen:
 			return fault.New(fault.Conflict, "a room of this name exists already")
+		case row.Status == store.HubClosed:
+			var waiting []string
+			if err := h.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+				waiting, err = tx.RoomQueues(r.id)
+				return err
+			}); err != nil {
+				return err
+			}
+			if slices.Contains(waiting, h.cfg.Domain) { // it would come into the new group
+				return fault.New(fault.Unavailable, "the room that had this name is just ending")
+			}
 		}
 		var gi mls.GroupInfo
 		if err := tlspl.Unmarshal(info, &gi); err != nil {
@@ -323,7 +344,9 @@ func (h *Hub) Create(ctx context.Context, uri, creator mimiuri.URI, info, tree [
 		}
 		row.Status, row.Epoch, row.State, row.Info, row.Creation = store.HubOpen, g.Epoch(), state, info, creation
 		r.drop()
-		return h.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.UpdateHubRoom(row) })
+		return h.cfg.Store.Update(ctx, func(tx *store.Tx) error {
+			return errors.Join(tx.InsertHubRoom(row), tx.UpdateHubRoom(row)) // one that is over may just have been forgotten
+		})
 	})
 }
 
@@ -388,28 +411,37 @@ func (h *Hub) Destroy(ctx context.Context, uri mimiuri.URI) error {
 		for _, c := range r.pol.DestroyChanges(mimiuri.URI{}) {
 			bodies = append(bodies, c.Proposal().Body)
 		}
-		for _, m := range members[:min(len(members), wire.MaxProposals-len(bodies)-1)] {
+		for _, m := range members {
 			bodies = append(bodies, &mls.Remove{Removed: m.Leaf})
 		}
-		// Nobody is left who could commit them, so that no policy need allow it: followers see them and let go.
-		f := &wire.FanoutMessage{}
-		for _, b := range bodies {
-			m, err := mls.SignExternalProposal(h.cfg.MLS, g.GroupContext(), 0, r.keys.sender, mls.Proposal{Body: b}, mls.MarshalSafeAAD(nil))
-			if err != nil {
-				return fmt.Errorf("hub: destroy %s: %w", r.id, err)
-			}
-			if f.Message == nil {
-				f.Message = m
-			} else {
-				f.MoreProposals = append(f.MoreProposals, m)
-			}
-		}
+		// Nobody is left who could commit them, so that no policy need allow it: followers see them and let go. What does not
+		// go into one message goes into several, of one transaction.
 		row := *r.row
+		row.Status, row.State, row.Info = store.HubClosed, nil, nil
 		ts := r.stamp()
-		row.Status, row.State, row.Info, row.LastTS, f.Timestamp = store.HubClosed, nil, nil, ts, uint64(ts)
+		var fs []*wire.FanoutMessage
+		for part := range slices.Chunk(bodies, h.cfg.Bundle) {
+			f := &wire.FanoutMessage{Timestamp: uint64(ts)}
+			for _, b := range part {
+				m, err := mls.SignExternalProposal(h.cfg.MLS, g.GroupContext(), 0, r.keys.sender, mls.Proposal{Body: b}, mls.MarshalSafeAAD(nil))
+				if err != nil {
+					return fmt.Errorf("hub: destroy %s: %w", r.id, err)
+				}
+				if f.Message == nil {
+					f.Message = m
+				} else {
+					f.MoreProposals = append(f.MoreProposals, m)
+				}
+			}
+			fs = append(fs, f)
+			row.LastTS = ts
+			ts++
+		}
 		err := r.write(ctx, &row, func(tx *store.Tx) error {
-			if err := r.logEntry(tx, &row, ts, f, domains(members, "")); err != nil {
-				return err
+			for _, f := range fs {
+				if err := r.logEntry(tx, &row, int64(f.Timestamp), f, domains(members, "")); err != nil {
+					return err
+				}
 			}
 			if err := tx.DropRoutes(r.id); err != nil {
 				return err

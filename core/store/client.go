@@ -331,6 +331,9 @@ func (tx *Tx) DropHeld(room string, epoch uint64) error {
 	return tx.do(`DELETE FROM inbox WHERE room_id=? AND held>?`, room, int64(epoch))
 }
 
+// DropInbox forgets all items of a room.
+func (tx *Tx) DropInbox(room string) error { return tx.do(`DELETE FROM inbox WHERE room_id=?`, room) }
+
 // DeleteInbox forgets a processed item.
 func (tx *Tx) DeleteInbox(room string, seq uint64) error {
 	return tx.do(`DELETE FROM inbox WHERE room_id=? AND seq=?`, room, seq)

@@ -39,9 +39,9 @@ func (tx *Tx) HubRoom(room string) (*HubRoom, error) {
 	return &r, nil
 }
 
-// InsertHubRoom adds a prepared room.
+// InsertHubRoom adds a prepared room; one that is there stays as it is.
 func (tx *Tx) InsertHubRoom(r *HubRoom) error {
-	return tx.do(`INSERT INTO hub_room (room_id, status, keys) VALUES (?, ?, ?)`,
+	return tx.do(`INSERT INTO hub_room (room_id, status, keys) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
 		r.Room, HubPrepared, tx.s.sealer.Seal("hub_room", r.Room, "keys", r.Keys))
 }
 
@@ -201,6 +201,25 @@ func (tx *Tx) GiveUpQueues(before int64) (qs []Queue, err error) {
 func (tx *Tx) TrimLog(before int64) error {
 	return tx.do(`DELETE FROM hub_log WHERE ts<? AND NOT EXISTS (
 		SELECT 1 FROM hub_cursor c WHERE c.room_id=hub_log.room_id AND c.done<hub_log.seq AND c.last>=hub_log.seq)`, before)
+}
+
+// TrimHubRooms deletes the rooms that ended before (ms) and of which nothing is kept any more but keys and an empty queue.
+func (tx *Tx) TrimHubRooms(before int64) error {
+	const over = ` room_id IN (SELECT room_id FROM hub_room r WHERE status=2 AND last_ts<?
+		AND NOT EXISTS (SELECT 1 FROM hub_log l WHERE l.room_id=r.room_id)
+		AND NOT EXISTS (SELECT 1 FROM abuse_report a WHERE a.room_id=r.room_id))`
+	for _, table := range []string{"hub_cursor", "hub_answer", "hub_route", "hub_room"} { // the last decides what the others are
+		if err := tx.do(`DELETE FROM `+table+` WHERE`+over, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HubStatus reads only how far a room is; ok is false if it is not kept here.
+func (tx *Tx) HubStatus(room string) (status HubStatus, ok bool, err error) {
+	ok, err = tx.one([]any{&status}, `SELECT status FROM hub_room WHERE room_id=?`, room)
+	return status, ok, err
 }
 
 // PutRoute remembers which provider a claimed KeyPackage came from.
