@@ -663,25 +663,32 @@ func BenchmarkX509(b *testing.B) {
 				_, err := c.Credential.VerifyChain(x509.VerifyOptions{Roots: ca.roots, CurrentTime: testTime, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 				return err
 			}
-			founder := newPerson(b, suite1, "founder")
-			g, err := CreateGroup(cfg, CreateOptions{Suite: suite1, GroupID: []byte("g"), Leaf: LeafOptions{Credential: ca.credential(b, founder), Signature: founder.sig}})
-			must(b, err)
-			var last JoinKey
-			var adds []Proposal
-			for i := range n - 1 {
-				p := newPerson(b, suite1, fmt.Sprint("p", i))
-				kp, secrets, err := NewKeyPackage(cfg, suite1, KeyPackageOptions{Credential: ca.credential(b, p), Signature: p.sig})
-				must(b, err)
-				last = JoinKey{kp, secrets}
-				adds = append(adds, addOf(last))
-			}
-			out, err := g.Commit(0, CommitOptions{Proposals: adds})
-			must(b, err)
+			out, last := x509Group(b, cfg, ca, n)
 			b.ReportAllocs()
 			b.ResetTimer()
 			benchJoin(b, cfg, out, last, 0)
 		})
 	}
+}
+
+// x509Group is a group of n members with certificates, as a Commit that adds all but the first welcomes them; the key is the
+// last one's.
+func x509Group(t testing.TB, cfg *Config, ca *testCA, n int) (*CommitOutput, JoinKey) {
+	founder := newPerson(t, suite1, "founder")
+	g, err := CreateGroup(cfg, CreateOptions{Suite: suite1, GroupID: []byte("g"), Leaf: LeafOptions{Credential: ca.credential(t, founder), Signature: founder.sig}})
+	must(t, err)
+	var last JoinKey
+	var adds []Proposal
+	for i := range n - 1 {
+		p := newPerson(t, suite1, fmt.Sprint("p", i))
+		kp, secrets, err := NewKeyPackage(cfg, suite1, KeyPackageOptions{Credential: ca.credential(t, p), Signature: p.sig})
+		must(t, err)
+		last = JoinKey{kp, secrets}
+		adds = append(adds, addOf(last))
+	}
+	out, err := g.Commit(0, CommitOptions{Proposals: adds})
+	must(t, err)
+	return out, last
 }
 
 // testCA is a root and an intermediate authority.

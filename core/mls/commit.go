@@ -285,6 +285,9 @@ func (s *suite) welcome(st *staging, path *pathSecrets, joiner, psk []byte, info
 	for i, id := range st.psks {
 		ids[i] = *id
 	}
+	w.Secrets = make([]EncryptedGroupSecrets, 0, len(st.addedLeaves))
+	var plain [][]byte
+	var initKeys [][]byte
 	for _, a := range st.addedLeaves {
 		if a.KeyPackage == nil {
 			continue
@@ -297,11 +300,14 @@ func (s *suite) welcome(st *staging, path *pathSecrets, joiner, psk []byte, info
 		if err != nil {
 			return nil, err
 		}
-		ct, err := s.encryptWithLabel(a.KeyPackage.InitKey, "Welcome", sealed, tlspl.Marshal(&gs))
-		if err != nil {
-			return nil, err
-		}
-		w.Secrets = append(w.Secrets, EncryptedGroupSecrets{ref, ct})
+		w.Secrets = append(w.Secrets, EncryptedGroupSecrets{NewMember: ref})
+		plain, initKeys = append(plain, tlspl.Marshal(&gs)), append(initKeys, a.KeyPackage.InitKey)
+	}
+	if err := inParallel(len(plain), sealBatch, func(i int) (err error) {
+		w.Secrets[i].GroupSecrets, err = s.encryptWithLabel(initKeys[i], "Welcome", sealed, plain[i])
+		return err
+	}); err != nil {
+		return nil, err
 	}
 	return w, nil
 }

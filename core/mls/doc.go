@@ -49,7 +49,7 @@
 //   - appdata.go, safe.go, exporttree.go, wireformats.go, contenttype.go,
 //     appack.go: draft-ietf-mls-extensions
 //   - semiprivate.go: draft-mahy-mls-semiprivatemessage
-//   - config.go, errors.go, state.go, layer.go: what holds it together
+//   - config.go, errors.go, state.go, layer.go, parallel.go: what holds it together
 //
 // Each broken validity rule is a [RuleError] with the section it stands in.
 package mls

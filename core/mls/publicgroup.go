@@ -118,12 +118,19 @@ func (g *PublicGroup) verifyTree() error {
 	if err := t.verifyLeaves(g.gc.GroupID); err != nil {
 		return err
 	}
-	var all []LeafIndex
-	for l, n := range t.members() {
-		if err := g.cfg.checkLeaf(g.s, n, g.gc, ReasonTree, nil); err != nil {
-			return fmt.Errorf("mls: leaf %d: %w", l, err)
+	// Certificate chains cost more than the signatures did.
+	members := t.list()
+	if err := inParallel(len(members), leafBatch, func(i int) error {
+		if err := g.cfg.checkLeaf(g.s, members[i].Node, g.gc, ReasonTree, nil); err != nil {
+			return fmt.Errorf("mls: leaf %d: %w", members[i].Leaf, err)
 		}
-		all = append(all, l)
+		return nil
+	}); err != nil {
+		return err
+	}
+	all := make([]LeafIndex, len(members))
+	for i, m := range members {
+		all[i] = m.Leaf
 	}
 	for x := nodeIndex(1); x < nodeIndex(2*t.leaves-1); x += 2 {
 		if p := t.at(x).parent; p != nil {

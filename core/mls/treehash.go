@@ -3,10 +3,7 @@ package mls
 import (
 	"bytes"
 	"fmt"
-	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/mimibridge/mimibridge/core/mls/tlspl"
 )
@@ -136,49 +133,19 @@ func (t *tree) verifyParentHashes() error {
 	return nil
 }
 
-// verifyLeaves checks the signatures of all leaves. They are what joining a large
-// group costs, and independent of each other: all processors take part, and the
-// goroutines are gone when it returns.
+// verifyLeaves checks the signatures of all leaves.
 func (t *tree) verifyLeaves(groupID []byte) error {
-	var all []Member
-	for l, n := range t.members() {
-		all = append(all, Member{l, n})
-	}
-	const batch = 16
-	workers := min(runtime.GOMAXPROCS(0), (len(all)+batch-1)/batch)
-	var next atomic.Int64
-	var failed atomic.Bool
-	errs := make([]error, workers)
-	work := func(w int) {
-		for !failed.Load() {
-			i := int(next.Add(batch)) - batch
-			if i >= len(all) {
-				return
-			}
-			for _, m := range all[i:min(i+batch, len(all))] {
-				if err := m.Node.verifySignature(t.s.id, groupID, m.Leaf); err != nil {
-					errs[w] = fmt.Errorf("mls: leaf %d: %w", m.Leaf, err)
-					failed.Store(true)
-					return
-				}
-			}
+	all := t.list()
+	return inParallel(len(all), leafBatch, func(i int) error {
+		if err := all[i].Node.verifySignature(t.s.id, groupID, all[i].Leaf); err != nil {
+			return fmt.Errorf("mls: leaf %d: %w", all[i].Leaf, err)
 		}
-	}
-	var wg sync.WaitGroup
-	for w := 1; w < workers; w++ {
-		wg.Go(func() { work(w) })
-	}
-	if workers > 0 {
-		work(0)
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }
+
+// leafBatch is how many leaves are verified at a time by one processor.
+const leafBatch = 16
 
 // verifyUnmerged checks the unmerged leaves (RFC 9420 section 12.4.3.1) and that
 // no encryption key stands twice.

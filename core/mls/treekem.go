@@ -118,19 +118,29 @@ func (t *tree) newPath(l LeafIndex, leaf *LeafNode, key *SignatureKey, groupID, 
 // 7.6). context is the provisional GroupContext, added the leaves the Commit adds.
 func (t *tree) encryptPath(l LeafIndex, p *pathSecrets, context []byte, added map[LeafIndex]bool) (*UpdatePath, error) {
 	up := &UpdatePath{LeafNode: *t.leaf(l), Nodes: make([]UpdatePathNode, len(p.steps))}
+	type seal struct {
+		to     nodeIndex
+		secret []byte
+		ct     *HPKECiphertext
+	}
+	var seals []seal
 	for i, st := range p.steps {
 		n := &up.Nodes[i]
 		n.EncryptionKey = t.publicKey(st.node)
-		for _, x := range t.resolutionWithout(st.copath, added) {
-			ct, err := t.s.encryptWithLabel(t.publicKey(x), "UpdatePathNode", context, p.secrets[i])
-			if err != nil {
-				return nil, err
-			}
-			n.EncryptedPathSecret = append(n.EncryptedPathSecret, ct)
+		to := t.resolutionWithout(st.copath, added)
+		n.EncryptedPathSecret = make([]HPKECiphertext, len(to))
+		for j, x := range to {
+			seals = append(seals, seal{x, p.secrets[i], &n.EncryptedPathSecret[j]})
 		}
 	}
-	return up, nil
+	return up, inParallel(len(seals), sealBatch, func(i int) (err error) {
+		*seals[i].ct, err = t.s.encryptWithLabel(t.publicKey(seals[i].to), "UpdatePathNode", context, seals[i].secret)
+		return err
+	})
 }
+
+// sealBatch is how many secrets are encrypted at a time by one processor.
+const sealBatch = 4
 
 // mergePath puts a received path into the tree (RFC 9420 section 7.5) and gives
 // the filtered direct path. The leaf node itself is checked by the caller.
