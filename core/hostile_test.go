@@ -155,6 +155,88 @@ func TestHostileHub(t *testing.T) {
 	}
 }
 
+// TestGroupIDUnique: a hub cannot bring a client into a second group of an ID it has one of (RFC 9420 section 12.4.3), neither
+// in the room it is in nor in another.
+func TestGroupIDUnique(t *testing.T) {
+	n, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"))
+	invite(a, room, "alice", a.user("amy")) // in an epoch of its own
+	b.awaitJoined(room, a.user("amy"))
+	talk(t, room, "before", map[*provider]string{a: "alice", b: "bob"})
+	epoch, _, err := b.core.Client.GroupState(context.Background(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	hub := n.speak(t, "a.example")
+	cfg := &mls.Config{Now: time.Now, ApplyAppData: policy.ApplyAppData, VerifyCredential: func(mls.CredentialContext) error { return nil }}
+	// second makes a group of the room's ID, with all that a room's group has, and welcomes bob's client to an epoch of it.
+	second := func(at uint64, in mimiuri.URI) []byte {
+		key, err := mls.GenerateSignatureKey(nil, 1)
+		must(err)
+		alice := mls.BasicCredential([]byte(policy.ClientURI(a.user("alice"), "second").String()))
+		q := &wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: a.user("alice"), TargetUser: b.user("bob"), RoomID: in,
+			Suites: []mls.CipherSuite{1}, SignatureKey: key.Public(), Credential: alice}
+		must(q.Sign(key))
+		body, err := hub.Keys().KeyMaterial(context.Background(), "a.example", b.user("bob"), q.Marshal())
+		must(err)
+		res, err := wire.ParseKeyMaterialResponse(body)
+		must(err)
+		if len(res.Clients) != 1 || res.Clients[0].KeyPackage == nil {
+			t.Fatalf("no KeyPackage: %+v", res)
+		}
+		dict, err := policy.Cooperative(policy.RoomOptions{Room: in, Creator: a.user("alice"), Name: "Second"})
+		must(err)
+		leaf := policy.LeafAppData()
+		g, err := mls.CreateGroup(cfg, mls.CreateOptions{Suite: 1, GroupID: []byte(room.GroupOf().String()), Extensions: mls.Extensions{dict.Extension()},
+			Leaf: mls.LeafOptions{Credential: alice, Signature: key, Extensions: mls.Extensions{leaf.Extension()}}})
+		must(err)
+		var out *mls.CommitOutput
+		for g.Epoch() < at {
+			var add []mls.Proposal
+			if g.Epoch()+1 == at {
+				add = append(add, mls.Proposal{Body: &mls.Add{KeyPackage: *res.Clients[0].KeyPackage}})
+			}
+			out, err = g.Commit(0, mls.CommitOptions{Proposals: add})
+			must(err)
+			_, err = g.MergePending(nil)
+			must(err)
+		}
+		return (&wire.FanoutMessage{Timestamp: uint64(time.Now().UnixMilli()), Message: mls.NewMessage(out.Welcome), Tree: mls.FullTree(out.Tree)}).Marshal()
+	}
+	for _, x := range []struct {
+		name string
+		room mimiuri.URI
+		at   uint64
+	}{
+		{"an earlier epoch of the room's group", room, epoch - 1},
+		{"the room's epoch", room, epoch},
+		{"as the group of another room", a.room("other"), epoch},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			if x.at == 0 {
+				t.Fatal("the room has no earlier epoch with a second member")
+			}
+			dropped := b.core.Client.Counters.Dropped.Load()
+			must(hub.Notify(context.Background(), "b.example", x.room, second(x.at, x.room)))
+			b.awaitEmpty(t, "inbox")
+			if got := b.core.Client.Counters.Dropped.Load() - dropped; got != 1 {
+				t.Errorf("%d messages were counted as dropped, not 1", got)
+			}
+			if now, _, err := b.core.Client.GroupState(context.Background(), room); err != nil || now != epoch {
+				t.Errorf("the epoch is %d, %v: not %d any more", now, err, epoch)
+			}
+			talk(t, room, "after "+x.name, map[*provider]string{a: "alice", b: "bob"})
+		})
+	}
+}
+
 // awaitEmpty waits until a table has no rows.
 func (p *provider) awaitEmpty(t *testing.T, table string) {
 	t.Helper()

@@ -465,7 +465,11 @@ func (r *room) welcome(ctx context.Context, ch *change, f *wire.FanoutMessage, h
 		tree = f.Tree.Tree
 	}
 	if r.g == nil || r.g.AttachWelcome(w, keys) != nil {
-		g, err := mls.JoinGroup(r.c.cfg.MLS, w, tree, keys, nil)
+		clients := make([]mls.Credential, len(keys))
+		for i, k := range keys {
+			clients[i] = k.KeyPackage.LeafNode.Credential
+		}
+		g, err := mls.JoinGroup(r.joining(clients...), w, tree, keys, nil)
 		if err == nil && string(g.GroupID()) != r.uri.GroupOf().String() {
 			err = errors.New("client: a Welcome into another group than the room's")
 		}
@@ -484,15 +488,23 @@ func (r *room) welcome(ctx context.Context, ch *change, f *wire.FanoutMessage, h
 			err = r.attachLeaves(g)
 		}
 		if err != nil {
-			r.log.Error().Err(err).Msg("a Welcome cannot be used; its users join anew")
+			known := errors.Is(err, mls.ErrGroupKnown)
+			if !known {
+				r.log.Error().Err(err).Msg("a Welcome cannot be used; its users join anew")
+			}
 			r.drop()
 			if err := r.load(ctx); err != nil {
 				return err
 			}
 			for _, u := range users {
-				r.rejoin(ch, u)
+				if _, in := r.leaf(u); !in {
+					r.rejoin(ch, u)
+				}
 			}
 			r.usedKeys(ch, keys)
+			if known {
+				return r.discard(ctx, ch, "a Welcome into a group that was joined already", err)
+			}
 			return r.commit(ctx, ch)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -103,7 +104,7 @@ func (r *room) external(ctx context.Context, user mimiuri.URI, info *wire.GroupI
 	for _, p := range info.Pending {
 		opts.ProposalRefs = append(opts.ProposalRefs, p.Message)
 	}
-	g, out, err := mls.ExternalCommit(r.c.cfg.MLS, info.GroupInfo, info.Tree.Tree, opts)
+	g, out, err := mls.ExternalCommit(r.joining(id.credential()), info.GroupInfo, info.Tree.Tree, opts)
 	if err != nil {
 		return fmt.Errorf("client: external commit into %s: %w", r.id, err)
 	}
@@ -115,6 +116,41 @@ func (r *room) external(ctx context.Context, user mimiuri.URI, info *wire.GroupI
 	r.attach(req, out)
 	p := &store.Pending{Kind: pendingExternal, Request: req.Marshal(), Next: state, Tag: out.ConfirmationTag, Hash: hashOf(out.Message), Created: r.now().UnixMilli()}
 	return r.storePending(ctx, p, in, info.GroupInfo.GroupContext.Epoch)
+}
+
+// joining is the configuration to join a group with for clients of ours with these credentials. MLS wants the group ID to be of
+// none that a client is in (RFC 9420 section 12.4.3): neither of this room's group, unless the group has gone on to an epoch in
+// which the client may be back, nor of another room's, which the hub of this one has no business in.
+func (r *room) joining(clients ...mls.Credential) *mls.Config {
+	cfg := *r.c.cfg.MLS
+	cfg.InGroup = func(id []byte, epoch uint64) bool {
+		if string(id) != r.uri.GroupOf().String() {
+			return r.c.inGroup(string(id))
+		}
+		if r.g == nil || r.broken != "" || epoch > r.g.Epoch() {
+			return false
+		}
+		return slices.ContainsFunc(r.g.LocalLeaves(), func(l mls.LeafIndex) bool {
+			return slices.ContainsFunc(clients, func(c mls.Credential) bool { return c.Equal(&r.g.Leaf(l).Credential) })
+		})
+	}
+	return &cfg
+}
+
+// inGroup reports whether clients of ours are in the group of that ID, as it is stored.
+func (c *Client) inGroup(id string) bool {
+	group, err := mimiuri.ParseKind(id, mimiuri.Group)
+	if err != nil {
+		return false
+	}
+	group.Kind = mimiuri.Room
+	in := false
+	err = c.cfg.Store.View(context.Background(), func(tx *store.Tx) error {
+		status, _, known, err := tx.ClientEpoch(group.String())
+		in = known && status == store.ClientJoined
+		return err
+	})
+	return in || err != nil // a group that cannot be looked up is not joined
 }
 
 // mergeExternal takes an accepted external commit into effect.

@@ -60,16 +60,20 @@ type Config struct {
 	Now func() time.Time
 	// VerifyCredential is the Authentication Service; nil accepts basic
 	// credentials and X.509 ones whose key fits, without looking at the chain,
-	// and no change of a member's credential.
+	// and no change of a member's credential. With ReasonTree it is called for
+	// the leaves of a tree by several goroutines at once; with any other reason by
+	// the caller's.
 	VerifyCredential func(ctx CredentialContext) error
 	// SameMember tells whether two leaves are of one client to the application,
 	// when a group follows another (RFC 9420 sections 11.2 and 11.3). nil: their
 	// credentials are equal.
 	SameMember func(a, b *LeafNode) bool
-	// InGroup tells whether the client is in a group of that ID, which is then
-	// not to be joined once more (RFC 9420 section 12.4.3) but by a resync. nil:
-	// the caller sees to it.
-	InGroup func(groupID []byte) bool
+	// InGroup tells whether the client is in a group of that ID in that epoch or
+	// has been in a later one: it is then not to be joined once more (RFC 9420
+	// section 12.4.3) but by a resync, and joining fails with [ErrGroupKnown]. Who
+	// has left and is invited back may be asked this for an epoch that their state
+	// has not come to. nil: the caller sees to it.
+	InGroup func(groupID []byte, epoch uint64) bool
 	// ApplyAppData works out a component's new data from the AppDataUpdate
 	// "update" operations of one Commit, in order. old is nil if the component
 	// has none. nil: the last update is the new data.

@@ -149,7 +149,7 @@ func joinGroup(cfg *Config, welcome *Welcome, rt *RatchetTree, kps []JoinKey, ps
 
 // checkNotIn: a joiner is not in a group of that ID (RFC 9420 section 12.4.3).
 func (c *Config) checkNotIn(gc *GroupContext) error {
-	if c.InGroup != nil && c.InGroup(gc.GroupID) {
+	if c.InGroup != nil && c.InGroup(gc.GroupID, gc.Epoch) {
 		return fmt.Errorf("mls: %w", ErrGroupKnown)
 	}
 	return nil

@@ -661,7 +661,7 @@ func TestWelcomeRules(t *testing.T) {
 		{"GroupInfo: signature", ErrGroupInfoSigner, false, func(t *testing.T, i *invitation) { i.sign = i.key.Secrets.Signature }},
 		{"GroupInfo: the signer's leaf is not blank", ErrGroupInfoSigner, false, func(t *testing.T, i *invitation) { i.info.Signer = 7 }},
 		{"group_id is not one we are in", ErrGroupKnown, true, func(t *testing.T, i *invitation) {
-			i.cfg.InGroup = func(id []byte) bool { return string(id) == "hall" }
+			i.cfg.InGroup = func(id []byte, epoch uint64) bool { return string(id) == "hall" && epoch == i.info.GroupContext.Epoch }
 		}},
 		{"GroupInfo: the Welcome's cipher suite", ErrKeyPackageSuite, true, func(t *testing.T, i *invitation) {
 			i.info.GroupContext.CipherSuite = X25519ChaCha20Poly1305SHA256Ed25519
