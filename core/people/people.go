@@ -413,13 +413,23 @@ func provider(domain string) mimiuri.URI { return mimiuri.URI{Domain: domain} }
 
 // useBoth takes one off what a user elsewhere may do and off what their provider may.
 func (p *People) useBoth(tx *store.Tx, user mimiuri.URI, peer, what string, limit int) error {
+	all := min(limit*min(p.settings().Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
+	who, sentence := provider(peer).String(), "this provider's users have asked for too much; please wait an hour"
 	if !user.IsZero() {
+		// First, so that a peer that is over cannot have a row written for each user that it thinks up.
+		now, w := p.now(), time.Hour.Milliseconds()
+		n, err := tx.Used(who, what, now-now%w)
+		if err != nil {
+			return err
+		}
+		if n >= int64(all) {
+			return p.over(who, what, now-now%w+w, sentence)
+		}
 		if err := p.use(tx, user.String(), what, time.Hour, limit, "this user has asked for too much; please wait an hour"); err != nil {
 			return err
 		}
 	}
-	all := min(limit*min(p.settings().Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
-	return p.use(tx, provider(peer).String(), what, time.Hour, all, "this provider's users have asked for too much; please wait an hour")
+	return p.use(tx, who, what, time.Hour, all, sentence)
 }
 
 // Admit checks a local user's intent against limits and blocks, inside the transaction that stores it.

@@ -8,6 +8,12 @@ func (tx *Tx) Use(who, what string, began, limit int64) (ok bool, err error) {
 	return n > 0, err
 }
 
+// Used says how often somebody did that in the window of time that began then.
+func (tx *Tx) Used(who, what string, began int64) (n int64, err error) {
+	_, err = tx.one([]any{&n}, `SELECT n FROM usage WHERE who=? AND what=? AND began=?`, who, what, began)
+	return n, err
+}
+
 // TrimUsage forgets windows that began before.
 func (tx *Tx) TrimUsage(before int64) error { return tx.do(`DELETE FROM usage WHERE began<?`, before) }
 
