@@ -97,13 +97,14 @@ type Client struct {
 	cfg   Config
 	rooms *mailbox.Pool[*room]
 
-	mu       sync.Mutex
-	ctx      context.Context
-	deliver  map[deliveryKey]*delivery
-	taken    []string // rooms that were another node's and are to be compared
-	workers  sync.WaitGroup
-	takes    map[string]form // hubs, by domain
-	Counters Counters
+	mu        sync.Mutex
+	ctx       context.Context
+	deliver   map[deliveryKey]*delivery
+	taken     []string // rooms that were another node's and are to be compared
+	comparing bool     // there is a goroutine that does so
+	workers   sync.WaitGroup
+	takes     map[string]form // hubs, by domain
+	Counters  Counters
 }
 
 // form is in what form a hub takes what belongs to a commit; see Config.Bulky.

@@ -19,27 +19,26 @@ func (c *Client) Reload(room string) {
 		return // Run begins with all of them
 	}
 	c.taken = append(c.taken, room)
-	if len(c.taken) > 1 {
-		return // somebody is at it
+	if c.comparing {
+		return
 	}
+	c.comparing = true
 	c.workers.Add(1)
 	go func(ctx context.Context) {
 		defer c.workers.Done()
 		for {
 			c.mu.Lock()
 			if len(c.taken) == 0 || ctx.Err() != nil {
-				c.taken = nil
+				c.taken, c.comparing = nil, false // at once: whoever adds one from here on begins anew
 				c.mu.Unlock()
 				return
 			}
 			next := c.taken[0]
+			c.taken = c.taken[1:]
 			c.mu.Unlock()
 			if _, err := c.reconcile(ctx, []string{next}); err != nil && ctx.Err() == nil {
 				c.cfg.Log.Error().Err(err).Str("room", next).Msg("comparing a room with what was shown of it")
 			}
-			c.mu.Lock()
-			c.taken = c.taken[1:]
-			c.mu.Unlock()
 		}
 	}(c.ctx)
 }

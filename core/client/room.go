@@ -60,6 +60,7 @@ type room struct {
 	bulky       bool                 // the hub has refused a commit, perhaps since it was too brief
 	sentSince   int                  // messages since the last change of keys
 	failures    int
+	retry       *time.Timer // after a failure: one, however often something else has the room looked at
 }
 
 func newRoom(c *Client, id string) *room {
@@ -213,7 +214,10 @@ func (r *room) step() {
 			r.failures++
 			pause := min(minPause<<min(r.failures, 8), maxPause)
 			r.log.Error().Err(err).Dur("again_in", pause).Msg("a step of the room failed; it is tried again")
-			r.wakeAt(r.now().Add(pause))
+			if r.retry != nil {
+				r.retry.Stop()
+			}
+			r.retry = r.wakeAt(r.now().Add(pause))
 			return
 		}
 		r.failures = 0
@@ -224,8 +228,8 @@ func (r *room) step() {
 }
 
 // wakeAt has step run at a time.
-func (r *room) wakeAt(t time.Time) {
-	time.AfterFunc(max(t.Sub(r.now()), 0), func() { r.c.step(r.id) })
+func (r *room) wakeAt(t time.Time) *time.Timer {
+	return time.AfterFunc(max(t.Sub(r.now()), 0), func() { r.c.step(r.id) })
 }
 
 // once does one thing; more is false if there is nothing to do now.

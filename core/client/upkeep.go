@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -129,7 +130,7 @@ func (c *Client) reconcile(ctx context.Context, rooms []string) (repaired int, e
 		// First beside the room's goroutine, which most rooms do not have: what is wrong is looked at again on it.
 		r := newRoom(c, id)
 		r.resumed = true
-		wrong, err := r.compare(ctx)
+		wrong, err := r.compareAside(ctx)
 		if err == nil && r.broken != "" {
 			c.step(id)
 		}
@@ -162,6 +163,17 @@ func (r *room) compare(ctx context.Context) (wrong bool, err error) {
 	}
 	lost, err := r.strangers(ctx)
 	return len(lost) > 0 || !bytes.Equal(r.makeView().marshal(), r.view.marshal()), err
+}
+
+// compareAside is compare where no room's goroutine is around it: a state that cannot be looked at ends no more than that.
+func (r *room) compareAside(ctx context.Context) (wrong bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error().Interface("panic", p).Bytes("stack", debug.Stack()).Msg("comparing a room panicked")
+			wrong, err = false, errors.New("client: panic")
+		}
+	}()
+	return r.compare(ctx)
 }
 
 func (r *room) makeView() *view {
