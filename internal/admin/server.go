@@ -103,7 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 		if ln == nil {
 			return
 		}
-		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
+		srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
 		wg.Add(2)
 		go func() {
 			defer wg.Done()
@@ -146,7 +146,11 @@ func (s *Server) Addr() net.Addr {
 func (s *Server) recovered(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			p := recover()
+			if p == http.ErrAbortHandler {
+				panic(p) // what has begun must not look whole
+			}
+			if p != nil {
 				s.cfg.Log.Error().Str("panic", fmt.Sprintf("%T", p)).Str("path", r.URL.Path).Msg("an admin request failed")
 				w.WriteHeader(http.StatusInternalServerError)
 			}
