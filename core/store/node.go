@@ -120,7 +120,7 @@ func (s *Store) Beat(ctx context.Context) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	r, err := s.read.ExecContext(ctx, `UPDATE node SET until=`+dbNow+`+? WHERE id=? AND until>`+dbNow, s.Lease().Milliseconds(), s.nodeID)
+	r, err := s.life.ExecContext(ctx, `UPDATE node SET until=`+dbNow+`+? WHERE id=? AND until>`+dbNow, s.Lease().Milliseconds(), s.nodeID)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}

@@ -16,6 +16,43 @@ import (
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
+// TestBeatInACrowd: that all connections are in use does not make a node seem gone.
+func TestBeatInACrowd(t *testing.T) {
+	pg, err := testnet.StartPostgres(context.Background(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pg.Stop)
+	t.Setenv(testnet.PostgresEnv, pg.URL("postgres"))
+	s, err := store.Open(context.Background(), options(t, filepath.Join(t.TempDir(), "db"), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	var reading, done sync.WaitGroup
+	end := make(chan struct{})
+	for range 8 {
+		reading.Add(1)
+		done.Go(func() {
+			if err := s.View(context.Background(), func(*store.Tx) error {
+				reading.Done()
+				<-end
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	reading.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := s.Beat(ctx); err != nil {
+		t.Error(err)
+	}
+	close(end)
+	done.Wait()
+}
+
 // TestNodes: what a node may do to a room that another keeps, and what it may not do any more once it has lost it.
 func TestNodes(t *testing.T) {
 	pg, err := testnet.StartPostgres(context.Background(), false)

@@ -54,6 +54,7 @@ type Store struct {
 	sealer *Sealer
 	read   *sql.DB
 	write  *sql.DB
+	life   *sql.DB // for Beat alone, which must not wait; nil on SQLite
 	conn   *sql.Conn
 	lock   *os.File // nil on PostgreSQL
 	nodeID string
@@ -177,8 +178,9 @@ func (s *Store) openPostgres(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.write, s.read = postgresDB(c), postgresDB(c)
+	s.write, s.read, s.life = postgresDB(c), postgresDB(c), postgresDB(c)
 	s.write.SetMaxOpenConns(1)
+	s.life.SetMaxOpenConns(1)
 	s.read.SetMaxOpenConns(8)
 	s.read.SetMaxIdleConns(8)
 	s.restored = s.o.Restored
@@ -442,7 +444,7 @@ func (s *Store) closeFiles() {
 		}
 		s.conn.Close()
 	}
-	for _, db := range []*sql.DB{s.read, s.write} {
+	for _, db := range []*sql.DB{s.life, s.read, s.write} {
 		if db != nil {
 			db.Close()
 		}
