@@ -632,6 +632,9 @@ func credentialUser(c mls.Credential) (user, client mimiuri.URI, err error) {
 
 var errForeign = errors.New("hub: not of the asking provider")
 
+// maxRoute is for how long the way of a Welcome is known at most: some KeyPackages never expire.
+const maxRoute = 90 * 24 * time.Hour
+
 // KeyMaterial implements port.Hub: it asks the target's provider, own or other, and remembers the way of the Welcome.
 func (h *Hub) KeyMaterial(ctx context.Context, from string, uri, target mimiuri.URI, body []byte) ([]byte, error) {
 	h.Retry(from)
@@ -682,7 +685,11 @@ func (h *Hub) KeyMaterial(ctx context.Context, from string, uri, target mimiuri.
 			if err != nil {
 				return fault.Wrap(fault.Unavailable, "the other provider's answer cannot be read", err)
 			}
-			if err := tx.PutRoute(uri.String(), ref, target.Domain, int64(c.KeyPackage.LeafNode.Lifetime.NotAfter)*1000); err != nil {
+			expires := h.cfg.Now().Add(maxRoute).UnixMilli()
+			if end := c.KeyPackage.LeafNode.Lifetime.NotAfter; end < uint64(expires/1000) {
+				expires = int64(end) * 1000
+			}
+			if err := tx.PutRoute(uri.String(), ref, target.Domain, expires); err != nil {
 				return err
 			}
 		}

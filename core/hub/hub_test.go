@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -41,6 +42,7 @@ type world struct {
 	g     *mls.Group
 	keys  map[mimiuri.URI]*mls.SignatureKey
 	joins map[string]mls.JoinKey
+	life  *mls.Lifetime // of the next KeyPackages; nil is the usual
 
 	mu   sync.Mutex
 	told map[string][]*wire.FanoutMessage // by follower
@@ -124,7 +126,7 @@ func (w *world) leafOptions(user mimiuri.URI) mls.LeafOptions {
 
 // KeyMaterial implements port.Keys for all users.
 func (w *world) KeyMaterial(_ context.Context, _ string, target mimiuri.URI, _ []byte) ([]byte, error) {
-	kp, secrets, err := mls.NewKeyPackage(w.cfg, hub.Suite, mls.KeyPackageOptions{Credential: credential(target), Signature: w.key(target), LeafExtensions: mls.Extensions{policy.LeafAppData().Extension()}})
+	kp, secrets, err := mls.NewKeyPackage(w.cfg, hub.Suite, mls.KeyPackageOptions{Credential: credential(target), Signature: w.key(target), LeafExtensions: mls.Extensions{policy.LeafAppData().Extension()}, Lifetime: w.life})
 	if err != nil {
 		return nil, err
 	}
@@ -641,4 +643,16 @@ func TestManyProposals(t *testing.T) {
 	if _, err := w.h.Update(context.Background(), "b.example", room, bundle(9)); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestEndlessKeyPackage: there are KeyPackages that say of themselves that they never expire.
+func TestEndlessKeyPackage(t *testing.T) {
+	w := newWorld(t, nil)
+	w.life = &mls.Lifetime{NotAfter: math.MaxUint64}
+	q, out := w.commit(alice, mls.CommitOptions{}, w.inviting(bob)...)
+	if err := w.h.Clean(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	w.accepted("hub.example", q)
+	w.merge(out)
 }
