@@ -60,6 +60,11 @@ type bridge struct {
 	rulesKnown bool
 	rulesAt    int // counts the changes
 
+	// working is held for reading while something is shown or carried out; whoever has set gone waits for those to end.
+	working   sync.RWMutex
+	gone      atomic.Bool // Uninstall has begun: nothing is shown or taken any more
+	uninstall sync.Mutex  // one at a time
+
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
 }
@@ -80,6 +85,12 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{}, founders: map[id.RoomID][]id.UserID{}, expiryWake: make(chan struct{}, 1),
 	}
 	b.inbox.b = b
+	if gone, err := st.setting(ctx, goneKey); err != nil {
+		return err
+	} else if gone == txnID("gone", a.reg.ASToken) { // another registration begins anew
+		b.gone.Store(true)
+		b.log.Warn().Str("cure", "make a new registration file to begin anew").Msg("this bridge has been uninstalled from its homeserver and does nothing")
+	}
 	if newEncryption != nil && a.cfg.Encryption != encryptionOff {
 		b.e2ee = newEncryption(b)
 	}
@@ -151,7 +162,7 @@ func (a *Adapter) LocalUser(ctx context.Context, user mimiuri.URI) (bool, error)
 		return false, err
 	}
 	mxid, ok := localID(user, b.server, b.domain)
-	if !ok || !b.permitted(mxid) {
+	if !ok || b.gone.Load() || !b.permitted(mxid) {
 		return false, nil
 	}
 	return b.hs.exists(ctx, mxid)
@@ -169,6 +180,11 @@ func (a *Adapter) Deliver(ctx context.Context, ev adapter.Event) (err error) {
 			err = fault.Wrap(fault.Malformed, "an error in this bridge", errors.New("matrix: deliver: panic"))
 		}
 	}()
+	b.working.RLock()
+	defer b.working.RUnlock()
+	if b.gone.Load() {
+		return nil
+	}
 	return b.deliver(ctx, ev)
 }
 
@@ -213,10 +229,14 @@ func (b *bridge) seldom(key string) bool {
 
 func (b *bridge) forgetOld(ctx context.Context) {
 	for {
-		if err := b.st.forget(time.Now().Add(-b.cfg.Remember)); err != nil {
+		now := time.Now()
+		if err := b.st.forget(now.Add(-b.cfg.Remember)); err != nil {
 			b.log.Warn().Err(err).Msg("old events could not be forgotten")
 		}
-		if err := b.giveUpWaiting(ctx); err != nil && ctx.Err() == nil {
+		if err := b.st.forgetMessages(now, now.Add(-b.cfg.RememberMessages)); err != nil {
+			b.log.Warn().Err(err).Msg("old messages could not be forgotten")
+		}
+		if err := b.giveUpWaiting(ctx); err != nil && ctx.Err() == nil && !b.gone.Load() {
 			b.log.Warn().Err(err).Msg("portals that nobody has joined could not be given up")
 		}
 		select {

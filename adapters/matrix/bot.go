@@ -438,9 +438,9 @@ func (b *bridge) cmdProfile(ctx context.Context, c call) (string, error) {
 func (b *bridge) cmdReceipts(_ context.Context, c call) (string, error) {
 	switch c.arg(0) {
 	case "on":
-		return "Others see what you have read.", b.st.set("receipts "+string(c.user), "")
+		return "Others see what you have read.", b.st.set(receiptsKey(c.user), "")
 	case "off":
-		return "Others do not see what you have read.", b.st.set("receipts "+string(c.user), "off")
+		return "Others do not see what you have read.", b.st.set(receiptsKey(c.user), "off")
 	}
 	return "Say receipts on or receipts off.", nil
 }
@@ -559,34 +559,6 @@ func (b *bridge) cmdPlumb(ctx context.Context, c call) (string, error) {
 	return fmt.Sprintf("This room is %s now.", uri), b.emptyRoom(ctx, old, "the MIMI room has moved to another Matrix room")
 }
 
-// emptyRoom takes everybody of ours, and what the bot has set, out of a Matrix room.
-func (b *bridge) emptyRoom(ctx context.Context, p portal, reason string) error {
-	for _, typ := range []string{"m.bridge", "uk.half-shot.bridge"} {
-		if err := b.putRoomState(ctx, p, typ, bridgeKey+"://"+p.uri.String(), empty{}); err != nil {
-			return err
-		}
-	}
-	if p.own {
-		if err := b.hs.deleteAlias(ctx, "#"+portalAlias(p.uri, b.server)+":"+b.server); err != nil && fault.Temporary(err) {
-			return err
-		}
-	}
-	for _, membership := range []string{"join", "invite"} {
-		users, err := b.st.membersOf(ctx, p.room, membership)
-		if err != nil {
-			return err
-		}
-		for _, u := range users {
-			if u != b.hs.bot && isOurs(u, b.server) {
-				if err := b.leaveAs(ctx, p.room, u, reason); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return b.leaveAs(ctx, p.room, b.hs.bot, reason)
-}
-
 // cmdUnplumb takes the bridge out of a room: everybody here leaves the MIMI room, and everybody of ours this one.
 func (b *bridge) cmdUnplumb(ctx context.Context, c call) (string, error) {
 	if !c.in {
@@ -701,7 +673,7 @@ func (b *bridge) cmdDelete(ctx context.Context, c call) (string, error) {
 
 // management is the room in which the bot talks with a person; it is made if there is none.
 func (b *bridge) management(ctx context.Context, user id.UserID) (id.RoomID, error) {
-	key := "management " + string(user)
+	key := managementKey(user)
 	stored, err := b.st.setting(ctx, key)
 	if err != nil {
 		return "", err
@@ -734,8 +706,10 @@ func (a *Adapter) DeliverConsent(ctx context.Context, ev adapter.ConsentEvent) e
 	if err != nil {
 		return err
 	}
+	b.working.RLock()
+	defer b.working.RUnlock()
 	user, ok := b.local(ev.Local)
-	if !ok {
+	if !ok || b.gone.Load() {
 		return nil
 	}
 	other := ev.Contact.User

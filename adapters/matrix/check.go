@@ -14,7 +14,7 @@ import (
 // logged with its cure, a lasting one every 5 minutes.
 func (b *bridge) greetHomeserver(ctx context.Context) {
 	pause := time.Second
-	for {
+	for !b.gone.Load() {
 		cure, err := b.checkHomeserver(ctx)
 		if err == nil {
 			b.log.Info().Str("homeserver", b.cfg.Homeserver).Str("bot", string(b.hs.bot)).Msg("the homeserver knows this application service")

@@ -29,6 +29,9 @@ type Config struct {
 	// Remember is how long the IDs of events that were carried out are kept, to know a repeated transaction by. Zero is
 	// 30 days.
 	Remember time.Duration
+	// RememberMessages is how long it is kept which event is which message: what refers to an older one is shown without
+	// that. Zero is 90 days.
+	RememberMessages time.Duration
 	// NoStatusEvents leaves out the message status events that tell a local user's client what became of a message.
 	// Notices about failures are sent all the same.
 	NoStatusEvents bool
@@ -91,6 +94,9 @@ func New(cfg Config) (adapter.Adapter, error) {
 	}
 	if cfg.Remember == 0 {
 		cfg.Remember = 30 * 24 * time.Hour
+	}
+	if cfg.RememberMessages == 0 {
+		cfg.RememberMessages = 90 * 24 * time.Hour
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	// The default of 2 would open a connection for nearly every request of a busy bridge.

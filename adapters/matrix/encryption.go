@@ -30,6 +30,10 @@ type encryption interface {
 	decrypt(ctx context.Context, ev rawEvent) (typ string, body json.RawMessage, err error)
 	// changed makes everybody use new keys for a room: somebody has come or gone.
 	changed(ctx context.Context, room id.RoomID) error
+	// erase forgets all keys and devices of a person.
+	erase(ctx context.Context, user id.UserID) error
+	// clear forgets all keys.
+	clear(ctx context.Context) error
 }
 
 // newEncryption makes the implementation; nil in a build without it.

@@ -261,6 +261,9 @@ const keySync = `{"room":{"timeline":{"limit":1,"types":[]},"state":{"types":[],
 	`"presence":{"types":[]},"account_data":{"types":[]}}`
 
 func (m *machines) run(ctx context.Context) {
+	if m.b.gone.Load() {
+		return
+	}
 	var rooms int
 	if err := m.b.st.sql.QueryRowContext(ctx, `SELECT COUNT(*) FROM matrix_setting WHERE key LIKE 'encrypted %'`).Scan(&rooms); err != nil || rooms == 0 {
 		select {
@@ -275,7 +278,7 @@ func (m *machines) run(ctx context.Context) {
 		}
 	}
 	// What pushes receipts and redactions pushes keys as well.
-	for failures := 0; ctx.Err() == nil && !m.b.pushes(); {
+	for failures := 0; ctx.Err() == nil && !m.b.pushes() && !m.b.gone.Load(); {
 		if err := m.receive(ctx); err != nil {
 			if ctx.Err() == nil && m.b.seldom("keys") {
 				m.b.log.Warn().Err(err).Msg("keys could not be received; trying again")
@@ -379,6 +382,49 @@ func (m *machines) receive(ctx context.Context) error {
 		return nil
 	}
 	return m.b.st.set("sync keys", resp.NextBatch)
+}
+
+// erase implements encryption.
+func (m *machines) erase(ctx context.Context, user id.UserID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.openStore(ctx); err != nil {
+		return err
+	}
+	const theirs = `(SELECT identity_key FROM crypto_device WHERE user_id = $1)`
+	// Their devices go last, by which the rest is found.
+	for _, query := range []string{
+		`DELETE FROM crypto_message_index WHERE session_id IN (SELECT session_id FROM crypto_megolm_inbound_session WHERE sender_key IN ` + theirs + `)`,
+		`DELETE FROM crypto_megolm_inbound_session WHERE source_user = $1 OR sender_key IN ` + theirs,
+		`DELETE FROM crypto_olm_session WHERE sender_key IN ` + theirs,
+		`DELETE FROM crypto_megolm_outbound_session_shared WHERE user_id = $1`,
+		`DELETE FROM crypto_cross_signing_signatures WHERE signed_user_id = $1 OR signer_user_id = $1`,
+		`DELETE FROM crypto_cross_signing_keys WHERE user_id = $1`,
+		`DELETE FROM crypto_tracked_user WHERE user_id = $1`,
+		`DELETE FROM crypto_device WHERE user_id = $1`,
+	} {
+		if _, err := m.store.Exec(ctx, query, string(user)); err != nil {
+			return fmt.Errorf("matrix: erase a user's keys: %w", err)
+		}
+	}
+	return nil
+}
+
+// clear implements encryption.
+func (m *machines) clear(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.openStore(ctx); err != nil {
+		return err
+	}
+	m.list = map[id.UserID]*crypto.OlmMachine{}
+	for _, table := range []string{"message_index", "megolm_inbound_session", "megolm_outbound_session", "megolm_outbound_session_shared", "olm_session",
+		"olm_message_hash", "cross_signing_signatures", "cross_signing_keys", "secrets", "tracked_user", "device", "account"} {
+		if _, err := m.store.Exec(ctx, `DELETE FROM crypto_`+table); err != nil {
+			return fmt.Errorf("matrix: forget all keys: %w", err)
+		}
+	}
+	return nil
 }
 
 func (m *machines) changed(ctx context.Context, room id.RoomID) error {

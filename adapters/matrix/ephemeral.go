@@ -135,7 +135,7 @@ func (b *bridge) pushes() bool { return b.pushedReceipts.Load() && b.pushedRedac
 
 // watch finds out what is pushed, and fetches the rest for as long as there is one.
 func (b *bridge) watch(ctx context.Context) {
-	if b.cfg.noProbe {
+	if b.cfg.noProbe || b.gone.Load() {
 		return
 	}
 	for failures := 0; ; failures++ {
@@ -164,7 +164,7 @@ func (b *bridge) watch(ctx context.Context) {
 	}
 	b.log.Info().Bool("redactions", b.pushedRedactions.Load()).Bool("receipts", b.pushedReceipts.Load()).
 		Msg("the homeserver does not push redactions and receipts; they are fetched")
-	for failures := 0; ctx.Err() == nil && !b.pushes(); {
+	for failures := 0; ctx.Err() == nil && !b.pushes() && !b.gone.Load(); {
 		if err := b.fetch(ctx); err != nil {
 			if ctx.Err() == nil && b.seldom("sync") {
 				b.log.Warn().Err(err).Msg("redactions and receipts could not be fetched; trying again")

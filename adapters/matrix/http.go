@@ -109,7 +109,7 @@ func (b *bridge) putTransaction(w http.ResponseWriter, r *http.Request) {
 	if passed > 0 {
 		b.log.Warn().Int("events", passed).Msg("a transaction held things that are no events; they were passed over")
 	}
-	if len(events) > 0 {
+	if len(events) > 0 && !b.gone.Load() {
 		rooms, err := b.st.keep(events)
 		if err != nil {
 			b.log.Error().Err(err).Msg("a transaction could not be stored; the homeserver will repeat it")
@@ -151,7 +151,7 @@ func (b *bridge) parseTransaction(body []byte) (events []incoming, passed int, e
 		}
 	}
 	events = append(events, b.ephemeral(o)...)
-	if b.e2ee != nil {
+	if b.e2ee != nil && !b.gone.Load() {
 		b.e2ee.received(b.inbox.ctx, o)
 	}
 	return events, passed, nil
@@ -221,11 +221,14 @@ func (b *bridge) wanted(ev rawEvent) bool {
 // getUser makes ghosts exist when the homeserver asks whether they do: a user invites one that nobody has seen yet.
 func (b *bridge) getUser(w http.ResponseWriter, r *http.Request) {
 	user := id.UserID(r.PathValue("user"))
-	if user == b.hs.bot {
+	if user == b.hs.bot && !b.gone.Load() {
 		answer(w, http.StatusOK, "", "")
 		return
 	}
+	b.working.RLock()
+	defer b.working.RUnlock()
 	uri, ok, err := b.ghostURI(r.Context(), user)
+	ok = ok && !b.gone.Load()
 	if err == nil && ok {
 		_, err = b.ensureGhost(r.Context(), uri)
 	}
@@ -242,7 +245,12 @@ func (b *bridge) getUser(w http.ResponseWriter, r *http.Request) {
 
 // getAlias makes a portal for an alias that somebody looks up.
 func (b *bridge) getAlias(w http.ResponseWriter, r *http.Request) {
-	ok, err := b.openAlias(r.Context(), r.PathValue("alias"))
+	b.working.RLock()
+	defer b.working.RUnlock()
+	ok, err := false, error(nil)
+	if !b.gone.Load() {
+		ok, err = b.openAlias(r.Context(), r.PathValue("alias"))
+	}
 	switch {
 	case err != nil:
 		b.log.Warn().Err(err).Str("alias", clip(r.PathValue("alias"), 255)).Msg("a room could not be made for an alias")

@@ -116,6 +116,11 @@ var errPanic = errors.New("matrix: panic")
 // one carries out an event and marks it. A nil return means that the next one is due.
 func (in *inbox) one(ev incoming, failures int) (err error) {
 	b := in.b
+	b.working.RLock()
+	defer b.working.RUnlock()
+	if b.gone.Load() {
+		return b.st.finish(ev.id, stateGivenUp)
+	}
 	var effects []func(*sql.Tx) error
 	state := stateDone
 	func() {

@@ -164,10 +164,18 @@ func (b *bridge) leaveAs(ctx context.Context, room id.RoomID, user id.UserID, re
 // decline makes a user of ours decline an invitation.
 func (b *bridge) decline(ctx context.Context, room id.RoomID, user id.UserID, reason string) error {
 	// Somebody invited may have no account yet, if the homeserver did not ask.
-	if err := b.hs.register(ctx, user); err != nil && fault.Temporary(err) {
+	if err := b.makeAccount(ctx, user); err != nil && fault.Temporary(err) {
 		return err
 	}
 	return b.leaveAs(ctx, room, user, reason)
+}
+
+// makeAccount makes an account for somebody of ours who has nothing to say but no, and remembers that there is one.
+func (b *bridge) makeAccount(ctx context.Context, user id.UserID) error {
+	if err := b.st.set(accountKey(user), "1"); err != nil {
+		return err
+	}
+	return b.hs.register(ctx, user)
 }
 
 // actAs lets the bot, or else a ghost that is in the room, invite, kick or unban somebody. It tries a few of them:
@@ -492,27 +500,7 @@ func (b *bridge) closePortal(ctx context.Context, p portal) error {
 	if err := b.st.updatePortal(p); err != nil {
 		return err
 	}
-	if p.own {
-		if err := b.hs.deleteAlias(ctx, "#"+portalAlias(p.uri, b.server)+":"+b.server); err != nil && fault.Temporary(err) {
-			return err
-		}
-	}
-	for _, membership := range []string{"join", "invite"} {
-		users, err := b.st.membersOf(ctx, p.room, membership)
-		if err != nil {
-			return err
-		}
-		for _, u := range users {
-			if u == b.hs.bot || !isOurs(u, b.server) {
-				continue
-			}
-			if err := b.leaveAs(ctx, p.room, u, ""); err != nil {
-				return err
-			}
-		}
-	}
-	// The bot goes last: until then it can be asked for the rest.
-	if err := b.leaveAs(ctx, p.room, b.hs.bot, ""); err != nil {
+	if err := b.emptyRoom(ctx, p, ""); err != nil {
 		return err
 	}
 	return b.st.removePortal(p)

@@ -37,6 +37,10 @@ func (a *Adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(http.StatusServiceUnavailable, "error", "the adapter is not running yet")
 		return
 	}
+	if b.gone.Load() {
+		reply(http.StatusConflict, "error", fault.Public(errUninstalled))
+		return
+	}
 	actor, ok := b.person(body.User)
 	if !ok {
 		reply(http.StatusForbidden, "error", "this user may not use the bridge")

@@ -125,6 +125,9 @@ CREATE INDEX matrix_expiry_deadline ON matrix_expiry (deadline);
 CREATE TABLE matrix_read (room_uri TEXT NOT NULL, uri TEXT NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY (room_uri, uri));
 
 CREATE TABLE matrix_setting (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL);
+`, `
+ALTER TABLE matrix_content ADD COLUMN at BIGINT NOT NULL DEFAULT 0; -- when it was stored; 0 before this version
+CREATE INDEX matrix_content_at ON matrix_content (at);
 `}
 
 // open brings the schema up to date and reads the last position.
@@ -453,6 +456,9 @@ func (s *store) removePortalOnly(p portal) error {
 
 func dropPortal(tx *sql.Tx, p portal) error {
 	if _, err := tx.Exec(`UPDATE matrix_event SET done = $2, body = NULL WHERE room_id = $1 AND done = $3`, string(p.room), stateGivenUp, stateParked); err != nil {
+		return err
+	}
+	if err := dropSettings(tx, p); err != nil {
 		return err
 	}
 	_, err := tx.Exec(`DELETE FROM matrix_portal WHERE room_uri = $1`, p.uri.String())

@@ -140,8 +140,8 @@ func putKnown(room mimiuri.URI, k known) func(*sql.Tx) error {
 		if topic == nil {
 			topic = []byte{}
 		}
-		_, err := tx.Exec(`INSERT INTO matrix_content (room_uri, message_id, seq, sender, kind, reply, topic, target) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-			ON CONFLICT DO NOTHING`, room.String(), k.id[:], int64(k.seq), k.sender.String(), int(k.kind), optionalBytes(k.reply), topic, optionalBytes(k.target))
+		_, err := tx.Exec(`INSERT INTO matrix_content (room_uri, message_id, seq, sender, kind, reply, topic, target, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+			ON CONFLICT DO NOTHING`, room.String(), k.id[:], int64(k.seq), k.sender.String(), int(k.kind), optionalBytes(k.reply), topic, optionalBytes(k.target), time.Now().UnixMilli())
 		return err
 	}
 }

@@ -29,6 +29,8 @@ type stub struct {
 	versions string
 	ping     func() (int, string)
 	media    map[string][]byte // by media ID
+	retired  map[string]bool   // accounts that were deactivated
+	named    map[string]string // display names
 }
 
 type stubRoom struct {
@@ -74,7 +76,7 @@ type stubFault struct {
 }
 
 func newStub(t testing.TB) *stub {
-	s := &stub{t: t, accounts: map[string]bool{}, rooms: map[string]*stubRoom{}, aliases: map[string]string{}, requests: map[string]int{}, media: map[string][]byte{}, versions: `{"versions":["v1.11"]}`}
+	s := &stub{t: t, accounts: map[string]bool{}, rooms: map[string]*stubRoom{}, aliases: map[string]string{}, requests: map[string]int{}, media: map[string][]byte{}, retired: map[string]bool{}, named: map[string]string{}, versions: `{"versions":["v1.11"]}`}
 	server := httptest.NewServer(s)
 	s.url = server.URL
 	t.Cleanup(server.Close)
@@ -188,6 +190,15 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request, path []string) {
 	str := func(key string) string { v, _ := body[key].(string); return v }
 	switch path[1] {
 	case "account":
+		if path[2] == "deactivate" {
+			if !s.accounts[user] || s.retired[user] {
+				refuse(403, mForbidden)
+				return
+			}
+			s.retired[user] = true
+			reply(struct{}{})
+			return
+		}
 		reply(map[string]string{"user_id": s.bot})
 	case "appservice":
 		if s.ping == nil {
@@ -213,6 +224,9 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request, path []string) {
 			refuse(404, mNotFound)
 			return
 		}
+		if r.Method == http.MethodPut && path[3] == "displayname" {
+			s.named[path[2]] = str("displayname")
+		}
 		reply(struct{}{})
 	case "createRoom":
 		alias := "#" + str("room_alias_name") + ":" + server
@@ -225,6 +239,11 @@ func (s *stub) serve(w http.ResponseWriter, r *http.Request, path []string) {
 		list, _ := body["invite"].([]any)
 		for _, u := range list {
 			room.members[u.(string)] = "invite"
+		}
+		initial, _ := body["initial_state"].([]any)
+		for _, one := range initial {
+			ev := one.(map[string]any)
+			room.state[fmt.Sprint(ev["type"], " ", ev["state_key"])], _ = json.Marshal(ev["content"])
 		}
 		s.rooms[id], s.aliases[alias] = room, id
 		reply(map[string]string{"room_id": id})
@@ -307,7 +326,12 @@ func (s *stub) serveRoom(w http.ResponseWriter, r *http.Request, path []string, 
 	case "state":
 		switch {
 		case len(path) == 4:
-			reply([]map[string]any{{"type": "m.room.create", "sender": s.bot, "state_key": "", "event_id": "$create", "content": struct{}{}}})
+			all := []map[string]any{{"type": "m.room.create", "sender": s.bot, "state_key": "", "event_id": "$create", "content": struct{}{}}}
+			for name, content := range room.state {
+				typ, key, _ := strings.Cut(name, " ")
+				all = append(all, map[string]any{"type": typ, "sender": s.bot, "state_key": key, "event_id": "$s", "content": content})
+			}
+			reply(all)
 		case r.Method == http.MethodGet && path[4] == "m.room.member":
 			reply(map[string]string{"membership": room.members[path[5]]})
 		case r.Method == http.MethodGet && path[4] == "m.room.power_levels":
@@ -315,6 +339,11 @@ func (s *stub) serveRoom(w http.ResponseWriter, r *http.Request, path []string, 
 		case r.Method == http.MethodGet:
 			refuse(404, mNotFound)
 		default:
+			key := ""
+			if len(path) > 5 {
+				key = strings.Join(path[5:], "/")
+			}
+			room.state[path[4]+" "+key], _ = json.Marshal(body)
 			reply(map[string]string{"event_id": "$state"})
 		}
 	case "joined_members":

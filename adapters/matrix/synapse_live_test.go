@@ -21,5 +21,6 @@ var onSynapse = map[string]func(*testing.T){
 	"InvitedFromHere":      TestInvitedFromHere,
 	"ManagedFromElsewhere": TestManagedFromElsewhere,
 	"Outages":              TestOutages,
+	"Uninstalled":          TestUninstalled,
 	"Bot":                  TestBot,
 }

@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,5 +120,22 @@ func TestTable(t *testing.T) {
 	}
 	if err := os.WriteFile(tableDoc, []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTablesAreDocumented: docs/matrix.md says of each table what is in it, and for how long.
+func TestTablesAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile(tableDoc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := regexp.MustCompile(`CREATE TABLE (\w+)`).FindAllStringSubmatch(strings.Join(schema, "\n"), -1)
+	if len(tables) < 11 {
+		t.Fatalf("%d tables", len(tables))
+	}
+	for _, m := range tables {
+		if !strings.Contains(string(doc), "\n| "+m[1]+" | ") {
+			t.Errorf("the table %s has no row in docs/matrix.md", m[1])
+		}
 	}
 }

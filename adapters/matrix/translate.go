@@ -639,7 +639,7 @@ const maxReported = 50
 
 // silent reports whether a user does not want others to know what they have read or received.
 func (b *bridge) silent(ctx context.Context, user id.UserID) (bool, error) {
-	v, err := b.st.setting(ctx, "receipts "+string(user))
+	v, err := b.st.setting(ctx, receiptsKey(user))
 	return v == "off", err
 }
 

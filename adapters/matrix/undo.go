@@ -268,7 +268,7 @@ func (b *bridge) undoInvite(ctx context.Context, r refusedIntent, p portal, ok b
 }
 
 func (b *bridge) sayThroughGhost(ctx context.Context, r refusedIntent, p portal, ok bool, ghost id.UserID, notice func(string, ...any) error, why string) error {
-	if err := b.hs.register(ctx, ghost); err != nil && fault.Temporary(err) {
+	if err := b.makeAccount(ctx, ghost); err != nil && fault.Temporary(err) {
 		return err
 	}
 	if err := b.hs.join(ctx, ghost, r.room); err != nil {

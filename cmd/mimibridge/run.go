@@ -226,7 +226,8 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 		a, err = xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms})
 	case m != nil:
 		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration,
-			Encryption: m.Encryption, InitialGhosts: m.InitialGhosts, Federate: m.Federate, NoStatusEvents: m.NoStatusEvents})
+			Encryption: m.Encryption, InitialGhosts: m.InitialGhosts, Federate: m.Federate, NoStatusEvents: m.NoStatusEvents,
+			RememberMessages: time.Duration(c.Retention.IDs)})
 	}
 	if err != nil {
 		return nil, err
