@@ -4,6 +4,7 @@
 // SQL is written once, for SQLite and PostgreSQL: types TEXT, INTEGER (64 bits, also for times and truth values) and BLOB
 // (from []byte only), parameters ?, upserts by ON CONFLICT, RETURNING; a counter in DO UPDATE is named with its table (usage.n+1).
 // Not: INSERT OR …, AUTOINCREMENT, rowid, json_…, max(a, b), LIMIT -1, IS ?, double-quoted strings, or columns with a name PostgreSQL reserves.
+// Text that is not UTF-8 or has a NUL in it is stored on PostgreSQL with U+FFFD in its place.
 //
 // SQLite is the default; one setting puts PostgreSQL in its place (dialect.go, postgres.go).
 //

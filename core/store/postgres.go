@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
@@ -89,13 +91,19 @@ func (c *pgConn) QueryContext(ctx context.Context, q string, args []driver.Named
 	return pgRowsOf(c.Conn.QueryContext(ctx, postgresText(q), args))
 }
 
-// CheckNamedValue makes arguments what every driver takes, and truth values numbers.
+// CheckNamedValue makes arguments what every driver takes, truth values numbers, and of what PostgreSQL has no text for, which
+// peers may send in names, a replacement character.
 func (c *pgConn) CheckNamedValue(v *driver.NamedValue) (err error) {
 	if v.Value, err = driver.DefaultParameterConverter.ConvertValue(v.Value); err != nil {
 		return err
 	}
-	if b, ok := v.Value.(bool); ok {
-		v.Value = number(b)
+	switch x := v.Value.(type) {
+	case bool:
+		v.Value = number(x)
+	case string:
+		if !utf8.ValidString(x) || strings.IndexByte(x, 0) >= 0 {
+			v.Value = strings.ReplaceAll(strings.ToValidUTF8(x, "\uFFFD"), "\x00", "\uFFFD")
+		}
 	}
 	return nil
 }
