@@ -214,6 +214,7 @@ func parseDownloadURL(s string) (*url.URL, error) {
 	if err != nil || len(s) > maxURL || !strings.EqualFold(u.Scheme, "https") || u.Host == "" || u.Hostname() == "" || u.User != nil || u.Fragment != "" || u.Opaque != "" {
 		return nil, fault.New(fault.Malformed, "this is not an https URL of a file")
 	}
+	u.Host = strings.ToLower(u.Host) // or there would be connections for each way to write it
 	return u, nil
 }
 
@@ -415,21 +416,13 @@ func (c *Client) assetPool(domain string, u *url.URL) *http.Client {
 		serverName = hostOf(domain)
 	}
 	l := &c.cfg.Limits
-	public := &net.Dialer{Timeout: l.DialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
-		// After the name was looked up: what DNS says does not matter.
-		if at, err := netip.ParseAddrPort(address); err != nil || !isPublic(at.Addr()) {
-			return errNotPublic
-		}
-		return nil
-	}}
-	set := &net.Dialer{Timeout: l.DialTimeout}
+	dialer, public := &net.Dialer{Timeout: l.DialTimeout}, c.publicDialer()
 	p := &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				to := c.resolve(domain, addr)
-				if to != addr || addr == c.cfg.Resolve[domain] {
-					return set.DialContext(ctx, network, to) // the administrator has said so
+				if to, set := c.resolve(domain, addr); set {
+					return dialer.DialContext(ctx, network, to)
 				}
 				return public.DialContext(ctx, network, addr)
 			},
@@ -446,6 +439,24 @@ func (c *Client) assetPool(domain string, u *url.URL) *http.Client {
 	}
 	c.pools[key] = p
 	return p
+}
+
+// publicDialer connects to public addresses only.
+func (c *Client) publicDialer() *net.Dialer {
+	return &net.Dialer{Timeout: c.cfg.Limits.DialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
+		// After the name was looked up: what DNS says does not matter.
+		if at, err := netip.ParseAddrPort(address); err != nil || !c.isPublic(at.Addr()) {
+			return errNotPublic
+		}
+		return nil
+	}}
+}
+
+func (c *Client) isPublic(a netip.Addr) bool {
+	if c.cfg.Public != nil {
+		return c.cfg.Public(a)
+	}
+	return isPublic(a)
 }
 
 // notPublic are the special-purpose blocks of IANA's registries that netip does not know as such.

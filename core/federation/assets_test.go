@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -182,8 +183,10 @@ func outside(t *testing.T, n *network, name string, h http.HandlerFunc) string {
 func TestFetch(t *testing.T) {
 	n := newNetwork(t)
 	var hits atomic.Int64
+	var from sync.Map // addresses
 	addr := outside(t, n, "c.example", func(w http.ResponseWriter, r *http.Request) {
 		hits.Add(1)
+		from.Store(r.RemoteAddr, true)
 		switch {
 		case r.Header.Get("From") != "" || len(r.TLS.PeerCertificates) != 0:
 			t.Error("the request says who asks")
@@ -205,6 +208,15 @@ func TestFetch(t *testing.T) {
 	}
 	if s := readAsset(t, got, err); s != "octets" {
 		t.Errorf("%q", s)
+	}
+	from.Clear()
+	for _, host := range []string{"c.example", "C.example", "c.eXAMPLE"} {
+		got, err := c.Fetch(t.Context(), "c.example", "https://"+host+"/f")
+		readAsset(t, got, err)
+	}
+	n1 := 0
+	if from.Range(func(_, _ any) bool { n1++; return true }); n1 != 1 {
+		t.Errorf("%d connections to one host, which is written in different ways", n1)
 	}
 	if got, err := c.Fetch(t.Context(), "c.example", "https://"+addr+"/f"); err != nil {
 		t.Errorf("at the address that was set: %v", err)

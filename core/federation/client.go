@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -149,6 +151,9 @@ type peer struct {
 	fetched time.Time
 	expires time.Time
 	origins atomic.Pointer[[]string] // hosts of the directory fetched last, read without mu
+	// inside: that directory came from an address that is not public. Then the peer's endpoints may be at any; else one of them
+	// on another host must not lead to what only this provider can reach.
+	inside atomic.Bool
 }
 
 func (c *Client) peer(domain string) *peer {
@@ -196,7 +201,7 @@ func (c *Client) directory(ctx context.Context, domain string, notBefore time.Ti
 	if p.dir != nil && now.Before(p.expires) && !p.fetched.Before(notBefore) {
 		return p.dir, p.fetched, nil
 	}
-	dir, ttl, err := c.fetchDirectory(ctx, domain)
+	dir, ttl, at, err := c.fetchDirectory(ctx, domain)
 	if err != nil {
 		c.counters.add("failed.directory")
 		if p.dir == nil {
@@ -209,33 +214,40 @@ func (c *Client) directory(ctx context.Context, domain string, notBefore time.Ti
 	p.dir, p.fetched, p.expires = dir, now, now.Add(ttl)
 	os := origins(dir)
 	p.origins.Store(&os)
+	p.inside.Store(at.IsValid() && !c.isPublic(at))
 	return dir, now, nil
 }
 
-func (c *Client) fetchDirectory(ctx context.Context, domain string) (map[string]string, time.Duration, error) {
+// fetchDirectory gives the directory, for how long it holds, and the address it came from.
+func (c *Client) fetchDirectory(ctx context.Context, domain string) (dir map[string]string, ttl time.Duration, at netip.Addr, err error) {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if a, err := netip.ParseAddrPort(i.Conn.RemoteAddr().String()); err == nil {
+			at = a.Addr()
+		}
+	}})
 	u := &url.URL{Scheme: "https", Host: domain, Path: DirectoryPath}
 	resp, body, err := c.do(ctx, domain, "directory", http.MethodGet, u, nil, maxDirectory)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, at, err
 	}
 	bad := func(why string) error {
 		return unavailable(domain, fmt.Errorf("federation: directory of %s: %s", domain, why))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, 0, bad(resp.Status)
+		return nil, 0, at, bad(resp.Status)
 	}
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(body, &raw); err != nil {
-		return nil, 0, bad("it is not a JSON object")
+		return nil, 0, at, bad("it is not a JSON object")
 	}
-	dir := map[string]string{}
+	dir = map[string]string{}
 	for name := range endpoints {
 		var template string
 		if raw[name] != nil && json.Unmarshal(raw[name], &template) == nil && template != "" {
 			dir[name] = template
 		}
 	}
-	return dir, c.ttl(resp.Header), nil
+	return dir, c.ttl(resp.Header), at, nil
 }
 
 // ttl is for how long a directory is kept: as its Cache-Control says, within bounds.
@@ -430,13 +442,17 @@ func (c *Client) pool(domain string, u *url.URL) *http.Client {
 		serverName = hostOf(domain)
 	}
 	l := &c.cfg.Limits
-	dialer := &net.Dialer{Timeout: l.DialTimeout}
+	dialer, public := &net.Dialer{Timeout: l.DialTimeout}, c.publicDialer()
 	p := &http.Client{
 		// A redirect could lead a request, and who asks, anywhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				return dialer.DialContext(ctx, network, c.resolve(domain, addr))
+				to, set := c.resolve(domain, addr)
+				if set || hostOf(addr) == hostOf(domain) || c.peer(domain).inside.Load() {
+					return dialer.DialContext(ctx, network, to)
+				}
+				return public.DialContext(ctx, network, to)
 			},
 			TLSClientConfig: &tls.Config{
 				MinVersion: tls.VersionTLS12,
@@ -460,19 +476,17 @@ func (c *Client) pool(domain string, u *url.URL) *http.Client {
 	return p
 }
 
-// resolve gives where to connect to for addr, "host:port" of a URL of the domain.
-func (c *Client) resolve(domain, addr string) string {
+// resolve gives where to connect to for addr, "host:port" of a URL of the domain; set says that the administrator leads there.
+func (c *Client) resolve(domain, addr string) (to string, set bool) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return addr
+		return addr, false
 	}
 	if to := c.cfg.Resolve[host]; to != "" {
-		return to
+		return to, true
 	}
-	if host == hostOf(domain) {
-		if to := c.cfg.Resolve[domain]; to != "" {
-			return to
-		}
+	if to := c.cfg.Resolve[domain]; to != "" && host == hostOf(domain) {
+		return to, true
 	}
-	return addr
+	return addr, addr == c.cfg.Resolve[domain]
 }

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -171,6 +173,51 @@ func TestEndpointHost(t *testing.T) {
 }
 
 // TestRequest: what goes out: the headers, the path as one segment, and the certificate.
+// TestEndpointInside: a peer's directory does not lead requests to what only this provider can reach, unless the peer itself is
+// there or the administrator has said so.
+func TestEndpointInside(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		public string // addresses, of 127.0.0.2 with the directory and 127.0.0.1 with the endpoint
+		set    bool
+		ok     bool
+	}{
+		{"from outside to inside", "127.0.0.2", false, false},
+		{"from outside to outside", "127.0.0.1 127.0.0.2", false, true},
+		{"from inside to inside", "", false, true},
+		{"where the administrator leads", "127.0.0.2", true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n := newNetwork(t)
+			var reached atomic.Int32
+			endpoint := n.fake("m.example", func(w http.ResponseWriter, r *http.Request) { reached.Add(1) }, "a.example")
+			directory := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprintf(w, `{"update": "https://%s/{r}"}`, endpoint)
+			}))
+			directory.Listener.Close()
+			var err error
+			if directory.Listener, err = net.Listen("tcp", "127.0.0.2:0"); err != nil {
+				t.Fatal(err)
+			}
+			directory.TLS = &tls.Config{Certificates: []tls.Certificate{*n.cert(testnet.CertOptions{Names: []string{"a.example"}})}}
+			directory.StartTLS()
+			t.Cleanup(directory.Close)
+			n.resolve["a.example"] = directory.Listener.Addr().String()
+			if c.set {
+				n.resolve["127.0.0.1"] = endpoint
+			}
+			cfg := n.config("b.example")
+			cfg.Public = func(a netip.Addr) bool { return slices.Contains(strings.Fields(c.public), a.String()) }
+			client := federation.NewClient(cfg)
+			defer client.CloseIdle()
+			_, err = client.Update(t.Context(), "", roomA, nil)
+			if (err == nil) != c.ok || (reached.Load() == 1) != c.ok || err != nil && !fault.Is(err, fault.Unavailable) {
+				t.Errorf("%v, reached %d times", err, reached.Load())
+			}
+		})
+	}
+}
+
 func TestRequest(t *testing.T) {
 	n := newNetwork(t)
 	var got *http.Request

@@ -13,7 +13,8 @@
 // The listener only requests a certificate; the handlers demand it. The directory is served without one.
 //
 // A server is known by its certificate: at the domain's own directory by the domain, at an endpoint by the host of the
-// URL that the directory gave, or by the domain where that host is an IP address.
+// URL that the directory gave, or by the domain where that host is an IP address. An endpoint on another host than the domain has to be at a
+// public address, unless the directory came from one that is not: a peer cannot send requests to what only this provider can reach.
 //
 // # Errors
 //
@@ -33,6 +34,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -102,6 +104,8 @@ type Config struct {
 	// Resolve maps a domain or host name to the "host:port" at which it is reached instead of DNS and the URL's port: for
 	// tests and private set-ups. Names in certificates stay as they are.
 	Resolve map[string]string
+	// Public says which addresses anybody can reach; nil is what IANA's registries say. For tests.
+	Public func(netip.Addr) bool
 	// Limits; zero fields have defaults.
 	Limits Limits
 	// Peer, if not nil, is asked before anything is done with or for a peer; its error is the answer. It may be called
