@@ -20,8 +20,10 @@ const (
 	// deletionPatience is how long rooms have to see that a user is gone before everything is erased all the same: a hub may be
 	// gone, too.
 	deletionPatience = 30 * 24 * time.Hour
-	deletionTick     = 2 * time.Second
-	deletionRetry    = time.Minute // after a step that failed
+	// deletionHurry is the same for a user who is to be forgotten now, and for everybody when the provider is uninstalled in a hurry.
+	deletionHurry = time.Minute
+	deletionTick  = 2 * time.Second
+	deletionRetry = time.Minute // after a step that failed
 	// deletionAdapter is the name that the leaving of rooms has as its origin; no adapter has it.
 	deletionAdapter = "deletion"
 )
@@ -37,6 +39,7 @@ type deletions struct {
 
 	mu    sync.RWMutex
 	users map[string]bool
+	all   bool // the provider is being uninstalled
 }
 
 func newDeletions(p *Provider) *deletions {
@@ -47,7 +50,14 @@ func newDeletions(p *Provider) *deletions {
 func (d *deletions) has(user mimiuri.URI) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return len(d.users) > 0 && d.users[user.String()]
+	return d.all || len(d.users) > 0 && d.users[user.String()]
+}
+
+// everybody has everybody be somebody who is being deleted.
+func (d *deletions) everybody() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.all = true
 }
 
 func (d *deletions) load(ctx context.Context) ([]store.Deletion, error) {
@@ -141,7 +151,11 @@ func (d *deletions) step(ctx context.Context, x store.Deletion, begun map[string
 			return false, err
 		}
 	}
-	late := p.cfg.Now().Sub(time.UnixMilli(x.Started)) >= deletionPatience
+	patience := deletionPatience
+	if x.Hurried {
+		patience = deletionHurry
+	}
+	late := p.cfg.Now().Sub(time.UnixMilli(x.Started)) >= patience
 	left := 0
 	for _, id := range open {
 		room, err := mimiuri.ParseKind(id, mimiuri.Room)
@@ -240,11 +254,33 @@ func (d *deletions) erase(ctx context.Context, user mimiuri.URI) error {
 // DeleteUser begins the removal of a local user; it goes on in the background and over restarts. Until it has ended, nobody
 // can act as the user and they are not to be found. Again is no error.
 func (p *Provider) DeleteUser(ctx context.Context, user mimiuri.URI) error {
-	if user.Kind != mimiuri.User || user.Domain != p.cfg.Domain {
-		return fault.New(fault.Forbidden, "only users of this provider can be deleted here")
+	return p.deleteUsers(ctx, false, user)
+}
+
+// ForgetUser is DeleteUser in a hurry, also for a removal that is under way: hubs that cannot be reached have a minute to see the
+// user leave; then everything is erased all the same.
+func (p *Provider) ForgetUser(ctx context.Context, user mimiuri.URI) error {
+	return p.deleteUsers(ctx, true, user)
+}
+
+func (p *Provider) deleteUsers(ctx context.Context, hurry bool, users ...mimiuri.URI) error {
+	for _, user := range users {
+		if user.Kind != mimiuri.User || user.Domain != p.cfg.Domain {
+			return fault.New(fault.Forbidden, "only users of this provider can be deleted here")
+		}
 	}
 	if err := p.store.Update(ctx, func(tx *store.Tx) error {
-		return tx.InsertDeletion(&store.Deletion{User: user.String(), Started: p.cfg.Now().UnixMilli()})
+		for _, user := range users {
+			if err := tx.InsertDeletion(&store.Deletion{User: user.String(), Started: p.cfg.Now().UnixMilli()}); err != nil {
+				return err
+			}
+			if hurry {
+				if err := tx.HurryDeletion(user.String()); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	}); err != nil {
 		return err
 	}

@@ -102,7 +102,8 @@ type Provider struct {
 	stopping atomic.Bool
 	files    *files
 
-	deletions *deletions
+	deletions  *deletions
+	uninstalls *uninstalls
 }
 
 // notInNames is what a node's name has not: folders are named after it.
@@ -122,7 +123,7 @@ func New(cfg Config) (*Provider, error) {
 		cfg.Level = func(string) adapter.Level { return adapter.LevelNone }
 	}
 	p := &Provider{cfg: cfg}
-	p.deletions = newDeletions(p)
+	p.deletions, p.uninstalls = newDeletions(p), newUninstalls(p)
 	if cfg.Store.Node == "" {
 		host, _ := os.Hostname()
 		cfg.Store.Node = notInNames.ReplaceAllString(host+"-"+cfg.Listen, "-")
@@ -191,6 +192,10 @@ func New(cfg Config) (*Provider, error) {
 		p.Close()
 		return nil, err
 	}
+	if err := p.uninstalls.load(ctx); err != nil {
+		p.Close()
+		return nil, err
+	}
 	p.server = federation.NewServer(fc, federation.Ports{Hub: p.People.Hub(own), Notify: r.ownNotify, Keys: p.Client, People: p.People, Assets: p.files.own, Downloads: p.files})
 	return p, nil
 }
@@ -243,6 +248,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	start("client", p.Client.Run)
 	start("files", p.files.run)
 	start("deletions", p.deletions.run)
+	start("uninstall", p.uninstalls.run)
 	start("people", p.People.Run)
 	start("federation", func(ctx context.Context) error { return p.server.Serve(ctx, ln) })
 	for _, h := range p.hosts {

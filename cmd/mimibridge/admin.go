@@ -438,6 +438,9 @@ func cmdUserShow(ctx context.Context, e *env, args []string) error {
 	}
 	return get(ctx, a, "/v1/user", url.Values{"user": rest}, func(v admin.UserView) {
 		fmt.Fprintf(e.out, "%s\nmay be asked by: %s\n", v.User, v.Policy)
+		if v.Deleting {
+			fmt.Fprintln(e.out, "is being removed")
+		}
 		for _, r := range v.Rooms {
 			fmt.Fprintf(e.out, "room    %s\n", r)
 		}
@@ -487,6 +490,49 @@ func cmdUserDelete(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	return hinted(a.Post(ctx, "/v1/user/delete", admin.Query{User: rest[0]}, nil))
+}
+
+const aboutForget = `
+Removes a user as ` + "`user delete`" + ` does, which may wait for 30 days until rooms kept elsewhere have seen them go, but now: hubs that cannot be
+reached have a minute; then all that is stored is erased all the same, and others may see the user in their rooms for ever. It also
+ends the waiting of a removal that has begun. It waits until it is done.`
+
+func cmdUserForget(ctx context.Context, e *env, args []string) error {
+	a := ask(e, "user forget", aboutForget)
+	yes := a.fs.Bool("yes", false, "do not ask")
+	rest, err := a.parse(args, 1, 1)
+	if err != nil {
+		return err
+	}
+	if err := a.confirm(*yes, "Erase "+rest[0]+" and all that is stored of them?"); err != nil {
+		return err
+	}
+	if err := a.Post(ctx, "/v1/user/forget", admin.Query{User: rest[0]}, nil); err != nil {
+		return hinted(err)
+	}
+	progress(e)("leaving rooms")
+	for {
+		var v admin.UserView
+		if err := a.Get(ctx, "/v1/user", url.Values{"user": rest}, &v); err != nil {
+			return hinted(err)
+		}
+		if !v.Deleting {
+			return nil
+		}
+		if err := pause(ctx, time.Second/2); err != nil {
+			return errorWithHint(err, "it goes on in the background")
+		}
+	}
+}
+
+// pause waits, or fails if ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return errors.New("interrupted")
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // confirm asks before something that cannot be undone.

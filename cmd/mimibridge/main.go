@@ -78,6 +78,7 @@ func commands() []command {
 			{"consent", "ask, grant or refuse for one, or set their policy", cmdUserConsent, nil},
 			{"export", "print all that is stored of one, as JSON", cmdUserExport, nil},
 			{"delete", "remove one and all that is stored of them", cmdUserDelete, nil},
+			{"forget", "the same now, without waiting for rooms that cannot be reached", cmdUserForget, nil},
 		}},
 		{"queue", "what waits", nil, []command{
 			{"list", "list it", cmdQueueList, nil},
@@ -103,6 +104,7 @@ func commands() []command {
 		{"registration", "print the Matrix application service registration", cmdRegistration, nil},
 		{"completion", "print a script for bash, zsh or fish", cmdCompletion, nil},
 		{"demo", "show two providers at work on real servers of their own", cmdDemo, nil},
+		{"uninstall", "leave all rooms, clean the network, remove the database", cmdUninstall, nil},
 		{"version", "print the version", cmdVersion, nil},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -48,6 +49,8 @@ func cmdRun(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return errorWithHint(err, "`mimibridge check -c "+*path+"` tests everything the configuration points to")
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	d := &daemon{path: *path, log: newLogger(c.Log)}
 	d.config.Store(c)
 	for _, w := range c.Warnings {
@@ -60,12 +63,15 @@ func cmdRun(ctx context.Context, e *env, args []string) error {
 	defer closeRecord()
 	d.log.Info().Str("version", version()).Msg("starting")
 	p, err := core.New(cc)
+	if errors.Is(err, store.ErrUninstalled) {
+		return errorWithHint(err, "`mimibridge uninstall` removes its files; after that it may begin anew")
+	}
 	if err != nil {
 		return err
 	}
 	d.provider = p
 	ac := admin.Config{Provider: p, Version: version(), Socket: c.Admin.Socket, Listen: c.Admin.Listen, Token: c.Admin.Token,
-		Settings: func() any { return d.config.Load().Settings() }, Reload: d.reload,
+		Settings: func() any { return d.config.Load().Settings() }, Reload: d.reload, Stop: stop,
 		LocalUser: func(id string) (mimiuri.URI, bool) { return localUser(d.config.Load(), id) },
 		Log:       d.log.With().Str("part", "admin").Logger()}
 	if d.console != nil {

@@ -6,11 +6,17 @@ import "strings"
 type Deletion struct {
 	User    string
 	Started int64 // ms
+	Hurried bool  // what waits for hubs that cannot be reached is not waited for
 }
 
 // InsertDeletion begins one; one that is under way stays as it is.
 func (tx *Tx) InsertDeletion(d *Deletion) error {
 	return tx.do(`INSERT INTO deletion (local_user, started) VALUES (?, ?) ON CONFLICT DO NOTHING`, d.User, d.Started)
+}
+
+// HurryDeletion marks one that is under way. It stands in the sign of its time.
+func (tx *Tx) HurryDeletion(user string) error {
+	return tx.do(`UPDATE deletion SET started=-started WHERE local_user=? AND started>0`, user)
 }
 
 // Deletions lists those under way, the oldest first.
@@ -20,9 +26,12 @@ func (tx *Tx) Deletions() (ds []Deletion, err error) {
 		if err := scan(&d.User, &d.Started); err != nil {
 			return err
 		}
+		if d.Started < 0 {
+			d.Started, d.Hurried = -d.Started, true
+		}
 		ds = append(ds, d)
 		return nil
-	}, `SELECT local_user, started FROM deletion ORDER BY started, local_user`)
+	}, `SELECT local_user, started FROM deletion ORDER BY abs(started), local_user`)
 	return ds, err
 }
 

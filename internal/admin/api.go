@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -147,6 +148,7 @@ func (s *Server) socketHandler() http.Handler {
 	get("/v1/users", func(r *http.Request) (any, error) { return p.Users(r.Context()) })
 	s.users(get, post, mux)
 	s.reports(get, post)
+	s.uninstall(get, post)
 	mux.HandleFunc("GET /v1/directory", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(p.Directory())
@@ -174,6 +176,7 @@ type Query struct {
 	Kind   string `json:"kind,omitempty"`
 	Target string `json:"target,omitempty"`
 	Action string `json:"action,omitempty"`
+	GiveUp bool   `json:"give_up,omitempty"`
 }
 
 // parse reads a URI, or a name of this provider.
@@ -218,6 +221,7 @@ var consentNames = map[adapter.ConsentState]string{
 type UserView struct {
 	User     string    `json:"user"`
 	Policy   string    `json:"consent_policy"`
+	Deleting bool      `json:"deleting,omitempty"` // their removal is under way
 	Rooms    []string  `json:"rooms"`
 	Contacts []Contact `json:"contacts"`
 	Blocked  []string  `json:"blocked"`
@@ -256,6 +260,11 @@ func (s *Server) users(get func(string, func(*http.Request) (any, error)), post 
 		if v.Policy, err = h.ConsentPolicy(r.Context(), u); err != nil {
 			return nil, err
 		}
+		deleting, err := p.Deleting(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		v.Deleting = slices.Contains(deleting, u)
 		rooms, err := p.ListRooms(r.Context())
 		if err != nil {
 			return nil, err
@@ -325,17 +334,15 @@ func (s *Server) users(get func(string, func(*http.Request) (any, error)), post 
 			fail(w, err)
 		}
 	})
-	post("/v1/user/delete", func(r *http.Request, q Query) (any, error) {
-		h, err := host()
-		if err != nil {
-			return nil, err
-		}
-		u, err := s.user(q.User)
-		if err != nil {
-			return nil, err
-		}
-		return struct{}{}, h.DeleteUser(r.Context(), u)
-	})
+	for name, fn := range map[string]func(context.Context, mimiuri.URI) error{"delete": p.DeleteUser, "forget": p.ForgetUser} {
+		post("/v1/user/"+name, func(r *http.Request, q Query) (any, error) {
+			u, err := s.user(q.User)
+			if err != nil {
+				return nil, err
+			}
+			return struct{}{}, fn(r.Context(), u)
+		})
+	}
 }
 
 // late sets the header with the first octet.

@@ -1,7 +1,7 @@
 // Package admin is how a running daemon is looked after: HTTP with JSON on a Unix socket that only its owner may open, for
 // the commands of mimibridge; and, if configured, a plain TCP listener for monitoring and the delete-account hook.
 //
-// On the socket, below /v1/: status, rooms, peers, users, queues, reports, directory, config, reload, and console/, which is
+// On the socket, below /v1/: status, rooms, peers, users, queues, reports, directory, config, reload, uninstall, and console/, which is
 // the console adapter's. What changes something is a POST. An error is {"error": "…", "kind": "not found"}, with the status
 // code of its kind. On both: /metrics (Prometheus text format), /healthz (the process answers), /readyz (the provider
 // serves and its database answers), and the same two under the names that Matrix bridges have them,
@@ -44,6 +44,8 @@ type Config struct {
 	// Settings gives what `config show` prints; Reload reads the configuration again and says what it changed and what needs a restart.
 	Settings func() any
 	Reload   func() (changed, restart []string, err error)
+	// Stop has the process end in order.
+	Stop func()
 	// LocalUser makes of the network's id of a user ("alice@example.org", "@alice:example.org") the user's URI.
 	LocalUser func(id string) (mimiuri.URI, bool)
 	Log       zerolog.Logger
