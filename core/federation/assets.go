@@ -122,7 +122,7 @@ func (s *Server) serveDownload(w http.ResponseWriter, r *http.Request, c *call, 
 		return err
 	}
 	c.target = u.Host // the rest is nobody's business, the log's included
-	leave, err := s.enterDownload("peer " + from)
+	leave, err := s.enterDownload("peer " + hostOf(from))
 	if err != nil {
 		return err
 	}

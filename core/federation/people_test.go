@@ -168,6 +168,10 @@ func TestPeerRate(t *testing.T) {
 	if !errors.As(err, &f) || f.Kind != fault.Limited || f.RetryAfter != time.Second {
 		t.Errorf("one more: %v", err)
 	}
+	cert := n.cert(testnet.CertOptions{Names: []string{"b.example"}})
+	if r := send(t, n.raw(cert), "POST", "https://"+a.addr+"/v1/update/"+escapeAll(roomA.String()), from("mimi@b.example:8443"), nil); r.status != 429 {
+		t.Errorf("the same host, by a port: %+v", r)
+	}
 	if _, err := c.client.Update(t.Context(), "", roomA, nil); err != nil {
 		t.Errorf("another peer: %v", err)
 	}
@@ -177,7 +181,7 @@ func TestPeerRate(t *testing.T) {
 			t.Errorf("a second later, request %d: %v", i, err)
 		}
 	}
-	if told.Load() != 2 || a.server.Counters()["refused.rate"] != 2 {
+	if told.Load() != 3 || a.server.Counters()["refused.rate"] != 3 {
 		t.Errorf("told %d times, counted %d", told.Load(), a.server.Counters()["refused.rate"])
 	}
 }

@@ -286,7 +286,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 
 	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Limits.ReadTimeout+s.cfg.Limits.HandlerTimeout)
 	defer cancel()
-	leave, err := s.enter(ctx, from)
+	leave, err := s.enter(ctx, hostOf(from))
 	if err != nil {
 		s.counters.add("refused.busy")
 		return nil, 0, err
@@ -329,10 +329,10 @@ func (s *Server) authenticate(r *http.Request, c *call) (from string, err error)
 			return "", err
 		}
 	}
-	if err := s.pace(from); err != nil {
+	if err := s.pace(hostOf(from)); err != nil {
 		s.counters.add("refused.rate")
 		if s.cfg.Limited != nil {
-			s.cfg.Limited(from)
+			s.cfg.Limited(hostOf(from))
 		}
 		return "", err
 	}

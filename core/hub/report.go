@@ -71,7 +71,7 @@ func (h *Hub) reportAbuse(ctx context.Context, from string, room mimiuri.URI, bo
 		if again, err := tx.HasReport(hash); err != nil || again {
 			return err
 		}
-		ok, err := tx.Use("peer "+from, "report", now.Truncate(24*time.Hour).UnixMilli(), maxReports)
+		ok, err := tx.Use("peer "+mimiuri.Host(from), "report", now.Truncate(24*time.Hour).UnixMilli(), maxReports)
 		if err != nil {
 			return err
 		}

@@ -248,6 +248,15 @@ func NormalizeDomain(d string) (string, error) {
 	return strings.ToLower(ascii) + port, nil
 }
 
+// Host is a domain without its port. Domains of one host are different providers, but whoever has the host's certificate can be any
+// of them: what holds for a peer as a whole, a limit or a block, holds for the host.
+func Host(domain string) string {
+	if i := strings.LastIndexByte(domain, ':'); i >= 0 && !strings.HasSuffix(domain, "]") {
+		return domain[:i]
+	}
+	return domain
+}
+
 func cutPrefixFold(s, prefix string) (string, bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false

@@ -53,10 +53,20 @@ func (p *People) reload(ctx context.Context) error {
 func names(user, room mimiuri.URI) []string {
 	var list []string
 	if !user.IsZero() {
-		list = append(list, user.String(), provider(user.Domain).String())
+		list = append(list, user.String())
+		list = append(list, domains(user.Domain)...)
 	}
 	if !room.IsZero() {
 		list = append(list, room.String())
+	}
+	return list
+}
+
+// domains are the targets by which a provider may be blocked: with its port, if it has one, and as a host.
+func domains(domain string) []string {
+	list := []string{provider(domain).String()}
+	if host := mimiuri.Host(domain); host != domain {
+		list = append(list, provider(host).String())
 	}
 	return list
 }
@@ -70,7 +80,7 @@ func (p *People) blocked(local, other, room mimiuri.URI) bool {
 	user := local.String()
 	list := names(other, room)
 	if !room.IsZero() { // a room of a blocked domain is not one to be added to
-		list = append(list, provider(room.Domain).String())
+		list = append(list, domains(room.Domain)...)
 	}
 	for _, n := range list {
 		if o := s.blocks[n]; o[user] || o[""] {
@@ -238,13 +248,14 @@ func matches(rule, domain string) bool {
 var errPeer = fault.New(fault.Forbidden, "this provider is not one of those that may take part here")
 
 // Peer refuses a peer that is denied, or not allowed where only some are. A rule of the admin goes before the configuration,
-// denying before allowing.
+// denying before allowing. A host that is denied is denied on every port that has no rule of its own.
 func (p *People) Peer(domain string) error {
 	if domain == p.cfg.Domain {
 		return nil
 	}
 	s := p.snap.Load()
-	denied, allowed := s.blocks[provider(domain).String()][""], false
+	host := mimiuri.Host(domain)
+	denied, allowed := slices.ContainsFunc(domains(domain), func(n string) bool { return s.blocks[n][""] }), false
 	exact := false
 	if ok, found := s.rules[domain]; found {
 		exact, allowed, denied = true, ok, denied || !ok
@@ -253,10 +264,12 @@ func (p *People) Peer(domain string) error {
 		for rule, ok := range s.rules {
 			if matches(rule, domain) {
 				allowed, denied = allowed || ok, denied || !ok
+			} else if matches(rule, host) {
+				denied = denied || !ok
 			}
 		}
 		for _, d := range p.settings().Deny {
-			denied = denied || matches(d, domain)
+			denied = denied || matches(d, domain) || matches(d, host)
 		}
 		for _, d := range p.settings().Allow {
 			allowed = allowed || matches(d, domain)

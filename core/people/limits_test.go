@@ -30,9 +30,14 @@ func TestInventedUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	port := 0
 	invites := func(user string) bool {
 		t.Helper()
-		err := p.Invited(ctx, mimiuri.MustParse("mimi://b.example/u/"+user), "b.example")
+		peer := "b.example"
+		if port++; user != "eager" { // whoever has the host's certificate may call themselves that
+			peer += fmt.Sprint(":", port)
+		}
+		err := p.Invited(ctx, mimiuri.MustParse("mimi://"+peer+"/u/"+user), peer)
 		if err != nil && !fault.Is(err, fault.Limited) {
 			t.Fatal(err)
 		}
@@ -57,5 +62,37 @@ func TestInventedUsers(t *testing.T) {
 	n := 0
 	if err := db.QueryRow("SELECT count(*) FROM usage").Scan(&n); err != nil || n != 4 { // three users, and the peer
 		t.Errorf("%d rows, %v", n, err)
+	}
+}
+
+// TestPorts: a host that is denied or blocked does not come in under a port of it, unless that has a rule of its own.
+func TestPorts(t *testing.T) {
+	ctx := context.Background()
+	st, err := store.Open(ctx, store.Options{Path: filepath.Join(t.TempDir(), "x.db"), Key: make([]byte, store.KeySize), Domain: "a.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	p, err := people.New(people.Config{Domain: "a.example", Store: st, Now: time.Now, Log: zerolog.Nop(), Deny: []string{"b.example", "*.c.example", "d.example:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetPeer(ctx, "e.example", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetPeer(ctx, "e.example:7", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.BlockForAll(ctx, mimiuri.MustParse("mimi://f.example")); err != nil {
+		t.Fatal(err)
+	}
+	for domain, want := range map[string]bool{"b.example": false, "b.example:443": false, "x.c.example:8443": false, "c.example:8443": true, "d.example": true, "d.example:1": false, "d.example:2": true,
+		"e.example": false, "e.example:6": false, "e.example:7": true, "f.example": false, "f.example:9": false, "g.example:1": true} {
+		if err := p.Peer(domain); (err == nil) != want {
+			t.Errorf("%s: %v", domain, err)
+		}
+	}
+	if !p.BlockedByAdmin(mimiuri.MustParse("mimi://f.example:9/u/x")) {
+		t.Error("a user of a blocked host is not blocked under a port of it")
 	}
 }

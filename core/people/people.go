@@ -414,7 +414,7 @@ func provider(domain string) mimiuri.URI { return mimiuri.URI{Domain: domain} }
 // useBoth takes one off what a user elsewhere may do and off what their provider may.
 func (p *People) useBoth(tx *store.Tx, user mimiuri.URI, peer, what string, limit int) error {
 	all := min(limit*min(p.settings().Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
-	who, sentence := provider(peer).String(), "this provider's users have asked for too much; please wait an hour"
+	who, sentence := provider(mimiuri.Host(peer)).String(), "this provider's users have asked for too much; please wait an hour"
 	if !user.IsZero() {
 		// First, so that a peer that is over cannot have a row written for each user that it thinks up.
 		now, w := p.now(), time.Hour.Milliseconds()
