@@ -463,6 +463,45 @@ func TestHubGone(t *testing.T) {
 	}
 }
 
+// TestHubGoneIdle: a hub that is gone is shown as gone in rooms in which nobody says anything, and when it is back as well; all rooms
+// of a hub are, and only those.
+func TestHubGoneIdle(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1], ps[2].start()
+	b.gone = 50 * time.Millisecond
+	b.start()
+	room := open(t, a, b.user("bob"))
+	second := a.room("second")
+	a.intake(adapter.Intent{Kind: adapter.CreateRoom, Room: second, Actor: a.user("alice")})
+	a.awaitJoined(second, a.user("alice"))
+	a.intake(adapter.Intent{Kind: adapter.Invite, Room: second, Actor: a.user("alice"), Target: b.user("ben")})
+	b.awaitJoined(second, b.user("ben"))
+	other := open(t, c, b.user("bob"))
+	notices := func(room mimiuri.URI, n int) {
+		t.Helper()
+		b.mem.wait(t, fmt.Sprintf("%d notices", n), func() bool {
+			return count(b.mem.events[room], func(e adapter.Event) bool { return e.Kind == adapter.Notice }) == n
+		})
+	}
+	a.stop()
+	notices(room, 1)
+	notices(second, 1)
+	if !b.view(room).Offline || !b.view(second).Offline {
+		t.Error("the rooms are not offline")
+	}
+	b.stop()
+	b.start() // they are told after it, too
+	a.start()
+	notices(room, 2)
+	notices(second, 2)
+	if b.view(room).Offline || b.view(second).Offline {
+		t.Error("the rooms are still offline")
+	}
+	if b.view(other).Offline || count(b.mem.events[other], func(e adapter.Event) bool { return e.Kind == adapter.Notice }) != 0 {
+		t.Error("a room of another hub was told something")
+	}
+}
+
 // awaitView waits until a room is shown as ok wants it.
 func (p *provider) awaitView(room mimiuri.URI, what string, ok func(adapter.Room) bool) {
 	p.t.Helper()

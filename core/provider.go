@@ -174,7 +174,7 @@ func New(cfg Config) (*Provider, error) {
 		Bundle: cfg.HubBundle, Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Bulky: cfg.Bulky,
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Ping: p.fed.Ping, Bulky: cfg.Bulky,
 		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention.Messages, Queues: cfg.Retention.Queues, IDs: cfg.Retention.IDs})
 	own := hubAtOwner{p.Hub, p.nodes}
 	r.ownHub, r.ownNotify, r.ownKeys = own, p.Client, p.Client

@@ -56,8 +56,11 @@ type Config struct {
 	// Patience is how long a hub that is in a later epoch than this provider has to tell how it came there, before it is
 	// asked; 0 is 5 s.
 	Patience time.Duration
-	// OfflineAfter is how long a hub has to be out of reach before its rooms are shown as offline; 0 is 2 minutes.
+	// OfflineAfter is how long a hub has to be out of reach before its rooms are shown as offline; 0 is 2 minutes. A hub of which
+	// nothing is heard for two and a half times that is asked by Ping.
 	OfflineAfter time.Duration
+	// Ping asks a hub whether it is there; a fault.Unavailable says that it is not. nil: nobody is asked.
+	Ping func(ctx context.Context, domain string) error
 	// RefreshEvery is how often the keys of a local client are changed in each room that others are in, one client after
 	// the other; 0 is 7 days. RefreshMessages is after how many messages sent it is done earlier; 0 is 1000.
 	RefreshEvery    time.Duration
@@ -104,6 +107,7 @@ type Client struct {
 	comparing bool     // there is a goroutine that does so
 	workers   sync.WaitGroup
 	takes     map[string]form // hubs, by domain
+	hubs      map[string]*hubState
 	Counters  Counters
 }
 
@@ -143,6 +147,9 @@ func New(cfg Config) *Client {
 	if cfg.OfflineAfter == 0 {
 		cfg.OfflineAfter = 2 * time.Minute
 	}
+	if cfg.Ping == nil {
+		cfg.Ping = func(context.Context, string) error { return nil }
+	}
 	if cfg.RefreshEvery == 0 {
 		cfg.RefreshEvery = 7 * 24 * time.Hour
 	}
@@ -164,7 +171,7 @@ func New(cfg Config) *Client {
 			return a.LocalUser(ctx, user)
 		}
 	}
-	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}, takes: map[string]form{}}
+	c := &Client{cfg: cfg, deliver: map[deliveryKey]*delivery{}, takes: map[string]form{}, hubs: map[string]*hubState{}}
 	c.rooms = mailbox.New(func(key string) *room { return newRoom(c, key) }, roomIdle, cfg.Log)
 	return c
 }
@@ -214,8 +221,9 @@ func (c *Client) Run(ctx context.Context) error {
 			c.startDelivery(deliveryKey{adapter: a, room: r})
 		}
 	}
-	c.workers.Add(1)
+	c.workers.Add(2)
 	go c.reconcileDaily(ctx)
+	go c.watchHubs(ctx)
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {

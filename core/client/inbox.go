@@ -75,6 +75,7 @@ func (c *Client) Notify(ctx context.Context, _ string, to mimiuri.URI, body []by
 	if err != nil {
 		return err
 	}
+	c.heard(to.Domain)
 	if c.running() != nil && c.cfg.Store.Mine(id) {
 		c.rooms.Post(id, func(r *room) {
 			r.hubSpoke()

@@ -345,6 +345,7 @@ func (r *room) pauseHub(d time.Duration) {
 }
 
 func (r *room) hubReached() {
+	r.c.heard(r.uri.Domain)
 	r.hubPause, r.hubAfter, r.unreachable, r.since, r.reached = 0, time.Time{}, false, time.Time{}, true
 }
 
@@ -354,6 +355,13 @@ func (r *room) hubSpoke() {
 		r.hubAfter, r.unreachable = time.Time{}, false
 	}
 	r.since, r.reached = time.Time{}, true
+}
+
+// hubSilent: the hub does not answer others of this process, since then.
+func (r *room) hubSilent(since time.Time) {
+	if r.reached = false; r.since.IsZero() || r.since.After(since) {
+		r.since = since
+	}
 }
 
 // reachability tells the room's users when their hub has not been reached for some time, and when it is back.

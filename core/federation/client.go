@@ -144,6 +144,35 @@ func (k keysClient) KeyMaterial(ctx context.Context, from string, target mimiuri
 	return k.c.post(ctx, target.Domain, epKeyMaterial, target, body)
 }
 
+// Ping finds out whether a provider is there: one small request to where it takes updates, which every provider refuses. Any answer
+// of the provider itself will do. It is Unavailable if there is none.
+func (c *Client) Ping(ctx context.Context, domain string) (err error) {
+	if c.cfg.Peer != nil {
+		if err := c.cfg.Peer(domain); err != nil {
+			return err
+		}
+	}
+	defer func() { c.met(domain, err) }()
+	c.counters.add("requests.ping")
+	dir, _, err := c.directory(ctx, domain, time.Time{})
+	if err != nil {
+		return err
+	}
+	u, err := expand(dir[epUpdate], mimiuri.URI{Domain: domain})
+	if err != nil {
+		return unavailable(domain, fmt.Errorf("federation: directory of %s, %s: %w", domain, epUpdate, err))
+	}
+	resp, _, err := c.do(ctx, domain, "ping", http.MethodGet, u, nil, 1<<10)
+	if err != nil {
+		return err
+	}
+	switch s := resp.StatusCode; {
+	case s == http.StatusBadGateway, s == http.StatusGatewayTimeout, s == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") == "":
+		return unavailable(domain, fmt.Errorf("federation: what is before %s answers %d", domain, s)) // not the provider itself
+	}
+	return nil
+}
+
 // peer is what is known of another provider.
 type peer struct {
 	mu      sync.Mutex // held while the directory is fetched: others wait for the same answer

@@ -374,6 +374,11 @@ func TestStatusCodes(t *testing.T) {
 		if err != nil && len(err.Error()) > 500 {
 			t.Errorf("%d: an error of %d octets", c.status, len(err.Error()))
 		}
+		// A proxy that has nobody behind it is not the provider; whatever the provider says shows that it is there.
+		gone := c.status == 502 || c.status == 503 && c.after == ""
+		if err := client.Ping(t.Context(), "a.example"); fault.Is(err, fault.Unavailable) != gone || err != nil && !gone {
+			t.Errorf("%d, %q: is it there? %v", c.status, c.after, err)
+		}
 	}
 }
 

@@ -233,6 +233,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, c *call, err err
 	}
 	s.counters.add("status." + strconv.Itoa(status))
 	line := s.log.Warn()
+	if status == http.StatusMethodNotAllowed { // Client.Ping asks like this
+		line = s.log.Debug()
+	}
 	if status == http.StatusInternalServerError {
 		line = s.log.Error()
 	}
