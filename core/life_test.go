@@ -606,6 +606,7 @@ func TestNameAgain(t *testing.T) {
 	a.intake(adapter.Intent{Kind: adapter.Invite, Room: room, Actor: a.user("anna"), Target: b.user("ben")})
 	b.awaitJoined(room, b.user("ben"))
 	a.say(room, "anna", "of the second")
+	b.awaitTexts(room, 2)
 	b.say(room, "ben", "yes")
 	a.awaitTexts(room, 3)
 	equal(t, "b", b.awaitTexts(room, 3), []string{"alice: of the first", "anna: of the second", "ben: yes"})
