@@ -382,6 +382,10 @@ func (h *host) History(ctx context.Context, room mimiuri.URI, seqs []uint64) ([]
 	return h.p.Client.History(ctx, room, seqs)
 }
 
+func (h *host) Pending(ctx context.Context, room, actor mimiuri.URI) ([]adapter.Pending, error) {
+	return h.p.Client.Pending(ctx, h.adapter.Name(), room, actor)
+}
+
 func (h *host) DirectRoom(ctx context.Context, local, other mimiuri.URI) (mimiuri.URI, error) {
 	return h.p.Client.DirectRoom(ctx, h.adapter.Name(), local, other)
 }

@@ -96,6 +96,11 @@ type Host interface {
 	// more where Room.History says so.
 	History(ctx context.Context, room mimiuri.URI, seqs []uint64) ([]Event, error)
 
+	// Pending lists the messages of a local user in a room that this adapter has handed in and has not been shown yet, in their
+	// order: what they write next may refer to one of these. Its message ID is fixed with Intake, so an intent that names it can be
+	// handed in at once, and is carried out after it.
+	Pending(ctx context.Context, room, actor mimiuri.URI) ([]Pending, error)
+
 	// DB is this adapter's own database (a SQLite file or a PostgreSQL schema), for its own tables: the
 	// mapping of ids, profiles. It is opened with foreign keys, WAL and synchronous=FULL, and is not sealed.
 	DB() *sql.DB
@@ -201,6 +206,13 @@ type Origin struct {
 	Adapter string
 	ID      string // Intent.OriginID
 	Hint    string
+}
+
+// Pending is a message that is on its way.
+type Pending struct {
+	ID      content.MessageID
+	Origin  Origin
+	Content *content.Message
 }
 
 // EventKind says what happened.

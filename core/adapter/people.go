@@ -201,3 +201,8 @@ func (Unavailable) FetchPublic(context.Context, string) (io.ReadCloser, string, 
 
 // History has nothing: for hosts that keep no events.
 func (Unavailable) History(context.Context, mimiuri.URI, []uint64) ([]Event, error) { return nil, nil }
+
+// Pending has nothing: for hosts that carry out intents at once.
+func (Unavailable) Pending(context.Context, mimiuri.URI, mimiuri.URI) ([]Pending, error) {
+	return nil, nil
+}

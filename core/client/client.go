@@ -359,6 +359,56 @@ func (c *Client) Intake(ctx context.Context, adapterName string, in adapter.Inte
 	return nil
 }
 
+// maxPending is how many messages Pending looks at.
+const maxPending = 500
+
+// Pending is adapter.Host.Pending: open intents, and what the hub has accepted and the adapter has not taken.
+func (c *Client) Pending(ctx context.Context, adapterName string, room, actor mimiuri.URI) (out []adapter.Pending, err error) {
+	roomID := room.String()
+	add := func(id []byte, origin adapter.Origin, b []byte) error {
+		p := adapter.Pending{Origin: origin}
+		copy(p.ID[:], id)
+		if p.Content, err = content.Decode(b); err != nil {
+			return fmt.Errorf("client: stored content: %w", err)
+		}
+		out = append(out, p)
+		return nil
+	}
+	err = c.cfg.Store.View(ctx, func(tx *store.Tx) error {
+		out = nil
+		events, err := tx.Undelivered(roomID, adapterName, maxPending)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			var row eventRow
+			if err := json.Unmarshal(e.Payload, &row); err != nil {
+				return fmt.Errorf("client: stored event: %w", err)
+			}
+			if row.Kind == adapter.Message && row.Adapter == adapterName && row.Sender == actor.String() && row.Content != nil {
+				if err := add(row.ID, adapter.Origin{Adapter: row.Adapter, ID: row.Origin, Hint: row.Hint}, row.Content); err != nil {
+					return err
+				}
+			}
+		}
+		open, err := tx.OpenMessages(roomID, adapterName, actor.String(), maxPending)
+		if err != nil {
+			return err
+		}
+		for _, in := range open {
+			var pl payload
+			if err := json.Unmarshal(in.Payload, &pl); err != nil {
+				return fmt.Errorf("client: stored intent: %w", err)
+			}
+			if err := add(in.MessageID, adapter.Origin{Adapter: adapterName, ID: in.Origin, Hint: pl.Hint}, pl.Content); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
 // prepare checks an intent and fixes a message's octets: from here on its message ID stays, whatever is retried.
 func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, err error) {
 	p = payload{Kind: in.Kind, Name: in.Name, Hint: in.Hint, Reason: in.Reason}

@@ -419,6 +419,15 @@ func (tx *Tx) SentIntent(room string) (*Intent, error) {
 
 // OpenIntents reads up to limit intents of a room that are not ended, in order.
 func (tx *Tx) OpenIntents(room string, limit int) (is []Intent, err error) {
+	return tx.openIntents(room, ``, nil, limit)
+}
+
+// OpenMessages reads those of them that are messages of one user.
+func (tx *Tx) OpenMessages(room, adapter, actor string, limit int) (is []Intent, err error) {
+	return tx.openIntents(room, ` AND adapter=? AND actor=? AND message_id IS NOT NULL`, []any{adapter, actor}, limit)
+}
+
+func (tx *Tx) openIntents(room, where string, args []any, limit int) (is []Intent, err error) {
 	err = tx.each(func(scan func(...any) error) error {
 		i := Intent{Room: room}
 		var sealed []byte
@@ -431,7 +440,8 @@ func (tx *Tx) OpenIntents(room string, limit int) (is []Intent, err error) {
 		}
 		is = append(is, i)
 		return nil
-	}, `SELECT seq, adapter, actor, origin, status, payload, message_id, request, epoch, created FROM intent WHERE room_id=? AND status<2 ORDER BY seq LIMIT ?`, room, limit)
+	}, `SELECT seq, adapter, actor, origin, status, payload, message_id, request, epoch, created FROM intent WHERE room_id=? AND status<2`+where+` ORDER BY seq LIMIT ?`,
+		append(append([]any{room}, args...), limit)...)
 	return is, err
 }
 
