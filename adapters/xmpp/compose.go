@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,9 +25,6 @@ type talk struct {
 	direct bool
 	r      *room // for nicks; may be nil in a direct room
 }
-
-// errLaterMessage is returned for a message that refers to one of the same person that is still on its way to the hub.
-var errLaterMessage = &stanzaError{"wait", "undefined-condition", "waits for another message"}
 
 // compose reads what a message stanza means. nil without an error is something that is not carried over. It does
 // not say whether the room lets the person do it, apart from what concerns messages of others.
@@ -158,21 +156,66 @@ func marked(kids []*element, direct bool) (id string, st content.Status) {
 }
 
 // referred finds the message that a stanza refers to, its first version; nil if it is not known. own: it has to be one of the
-// speaker's.
+// speaker's. It may be one of theirs that the hub has not accepted yet: its message ID is fixed, and what refers to it is carried out
+// after it, also by a daemon that is started later.
 func (s *service) referred(ctx context.Context, id string, t talk, own bool) (*messageRow, error) {
 	sender := mimiuri.URI{}
 	if own {
 		sender = t.user
 	}
-	under := t.r != nil && t.r.isUnderWay(t.user, id) // asked first: it may arrive meanwhile
 	m, err := s.db.findMessage(ctx, t.room, id, sender)
+	if err != nil || m != nil || id == "" {
+		return s.firstOf(ctx, t, m, err)
+	}
+	if m, err = s.underWay(ctx, t, func(m *messageRow) bool { return m.mimi.String() == id || m.id == id || m.origin == id }); err == nil && m == nil {
+		m, err = s.db.findMessage(ctx, t.room, id, sender) // it may have arrived meanwhile
+	}
+	return s.firstOf(ctx, t, m, err)
+}
+
+// firstOf follows an edit to the first version: that is what others refer to.
+func (s *service) firstOf(ctx context.Context, t talk, m *messageRow, err error) (*messageRow, error) {
+	if err != nil || m == nil || m.kind != content.KindEdit || m.target == nil {
+		return m, err
+	}
+	first := *m.target
+	if m, err = s.db.message(ctx, t.room, first); err != nil || m != nil {
+		return m, err
+	}
+	if m, err = s.underWay(ctx, t, func(m *messageRow) bool { return m.mimi == first }); err != nil || m != nil {
+		return m, err
+	}
+	return s.db.message(ctx, t.room, first)
+}
+
+// underWay finds the newest of the speaker's messages that have not been shown yet and that match accepts; nil if there is none.
+func (s *service) underWay(ctx context.Context, t talk, match func(*messageRow) bool) (*messageRow, error) {
+	list, err := s.pending(ctx, t)
+	for i := len(list) - 1; i >= 0; i-- {
+		if match(&list[i]) {
+			return &list[i], err
+		}
+	}
+	return nil, err
+}
+
+// pending lists the speaker's messages that have not been shown yet, in their order.
+func (s *service) pending(ctx context.Context, t talk) ([]messageRow, error) {
+	list, err := s.host.Pending(ctx, t.room, t.user)
 	if err != nil {
 		return nil, err
 	}
-	if m == nil && under {
-		return nil, errLaterMessage
+	out := make([]messageRow, 0, len(list))
+	for _, p := range list {
+		h, k := readHint(&p.Origin), p.Content.Classify()
+		m := messageRow{mimi: p.ID, at: time.Now(), sender: t.user, kind: k.Kind, id: h.ID, origin: h.Origin, reply: k.InReplyTo, topic: p.Content.TopicID, body: bodyForgotten}
+		switch k.Kind {
+		case content.KindEdit, content.KindDelete, content.KindReaction, content.KindReact, content.KindUnlike:
+			m.target = &k.Target
+		}
+		out = append(out, m)
 	}
-	return s.db.first(ctx, t.room, m)
+	return out, nil
 }
 
 func (s *service) composeRetraction(ctx context.Context, id string, t talk) (*content.Message, error) {
@@ -239,10 +282,7 @@ func (s *service) composeReaction(ctx context.Context, e *element, t talk) (*con
 		seen[text] = true
 		want = append(want, text)
 	}
-	if t.r != nil && t.r.isUnderWay(t.user, reactionKey(m.mimi)) {
-		return nil, errLaterMessage
-	}
-	now, err := s.db.reactions(ctx, t.room, m.mimi, t.user)
+	now, err := s.reactionsNow(ctx, t, m.mimi)
 	if err != nil {
 		return nil, err
 	}
@@ -250,17 +290,38 @@ func (s *service) composeReaction(ctx context.Context, e *element, t talk) (*con
 	case len(want) == 0 && len(now) == 0:
 		return nil, nil
 	case len(want) == 0:
-		return content.Unlike(now[0].mimi, m.mimi), nil
+		return content.Unlike(now[0], m.mimi), nil
 	}
 	c := content.React(m.mimi, want...)
 	if len(now) > 0 {
-		c.Replaces = &now[0].mimi
+		c.Replaces = &now[0]
 	}
 	return c, nil
 }
 
-// reactionKey is under which a reaction is under way: there may be one at a time by one person to one message.
-func reactionKey(target content.MessageID) string { return "reaction " + target.String() }
+// reactionsNow gives the messages with which the speaker reacts to another, as it will be when all that is under way has been shown.
+func (s *service) reactionsNow(ctx context.Context, t talk, target content.MessageID) (now []content.MessageID, err error) {
+	pending, err := s.pending(ctx, t) // asked first: it may arrive meanwhile
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.db.reactions(ctx, t.room, target, t.user)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range rows {
+		now = append(now, m.mimi)
+	}
+	for _, m := range pending {
+		switch {
+		case m.kind == content.KindReaction && *m.target == target && !slices.Contains(now, m.mimi):
+			now = append(now, m.mimi)
+		case m.kind == content.KindUnlike || m.kind == content.KindDelete:
+			now = slices.DeleteFunc(now, func(id content.MessageID) bool { return id == *m.target })
+		}
+	}
+	return now, nil
+}
 
 // maxReceiptRoom is up to how many participants a room's members tell each other what they have read: each report is an
 // MLS message to everybody.

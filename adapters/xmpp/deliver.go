@@ -130,9 +130,6 @@ func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, 
 			return delivery{}, err
 		}
 	}
-	if own {
-		defer r.arrived(ev.Origin.ID)
-	}
 	if k.void {
 		s.log.Info().Str("room", ev.Room.String()).Stringer("kind", k.c.Kind).Msg("a message was left out: it changes one that is not known or is of somebody else")
 		return delivery{}, nil
@@ -547,11 +544,6 @@ func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery
 		d.user, err = s.toUser.send(s.chatLine(h, "That was not done: "+fault.Public(why)))
 	case hintCommand:
 		s.settle(ev)
-	case hintMessage:
-		r := s.room(ev.Room)
-		defer s.release(r)
-		defer r.arrived(ev.Origin.ID)
-		fallthrough
 	default:
 		from, st, sent := s.roomJID(ev.Room), s.toRoom, &d.room
 		if a, err := parseAddr(h.To); err == nil && a.domain == s.users {

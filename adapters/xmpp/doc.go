@@ -62,7 +62,7 @@
 //
 // compose.go makes MIMI content of stanzas, render.go stanzas of MIMI content. In a room stanzas refer to a message by its
 // stanza-id, which is the MIMI ID, but for corrections, which use the id of the first stanza; in a chat always by the stanza's id.
-// A message that refers to one of the same person that the hub has not accepted yet waits for it. A conversation with
+// A message may refer to one of the same person that the hub has not accepted yet: its ID is fixed already (Host.Pending). A conversation with
 // one person elsewhere is a direct room, shown as a chat (direct.go). Files go by the server's upload service (files.go).
 //
 // # People

@@ -112,14 +112,6 @@ func (s *store) findMessage(ctx context.Context, room mimiuri.URI, id string, se
 	return oneMessage(s.db.QueryRowContext(ctx, q+` ORDER BY seq DESC LIMIT 1`, args...))
 }
 
-// first follows an edit to the first version: that is what others refer to.
-func (s *store) first(ctx context.Context, room mimiuri.URI, m *messageRow) (*messageRow, error) {
-	if m == nil || m.kind != content.KindEdit || m.target == nil {
-		return m, nil
-	}
-	return s.message(ctx, room, *m.target)
-}
-
 func (s *store) messages(ctx context.Context, where string, args ...any) (out []messageRow, err error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT `+messageColumns+` FROM xmpp_message WHERE `+where, args...)
 	if err != nil {

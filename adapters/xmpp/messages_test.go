@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -257,19 +258,55 @@ func TestIDsAfterRestart(t *testing.T) {
 	w.expect(mark, "the past", isMessage("romeo@xmpp.example/new", "hers"))
 }
 
-// A correction that comes before its message has been accepted waits for that.
-func TestCorrectionOvertakes(t *testing.T) {
-	w := newBalcony(t)
-	w.tw.do(func() { w.tw.hold = true })
-	w.talks("m1", "<body>frist</body>")
-	w.toRooms("<message type='groupchat' id='m2' from='%s' to='%s'><body>first</body><replace xmlns='urn:xmpp:message-correct:0' id='m1'/></message>", romeo, balcony)
-	w.quiet(romeo)
-	if n := w.messages(); n != 1 {
-		t.Fatalf("%d messages", n)
-	}
-	w.tw.release()
-	if k := w.intent(2).Content.Classify(); k.Kind != content.KindEdit {
-		t.Errorf("%+v", k)
+// What refers to a message that has not been accepted yet is handed in at once, and so cannot be lost; also by a daemon that was
+// started after that message.
+func TestReferringToWhatIsUnderWay(t *testing.T) {
+	covers(t, "corrections, reactions, replies and retractions of what is under way", "XEP-0308, XEP-0444, XEP-0461, XEP-0424", "to MIMI", "stanzas")
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
+			w := newBalcony(t)
+			hers := w.tell(balconyURI, julietURI, content.Text("Ay me!"))
+			w.tw.do(func() { w.tw.hold = true })
+			w.talks("m1", "<body>frist</body>")
+			react := func(list string) string {
+				return "<reactions xmlns='urn:xmpp:reactions:0' id='" + hers.String() + "'>" + list + "</reactions>"
+			}
+			w.talks("r1", react("<reaction>a</reaction>"))
+			if restart {
+				w.restart()
+			}
+			id := func(n int) content.MessageID { // of the n-th of his messages
+				var list []adapter.Pending
+				list, _ = w.tw.Pending(context.Background(), balconyURI, romeoURI)
+				return list[n].ID
+			}
+			m1, r1 := id(0), id(1)
+			if k := w.talks("m2", "<body>first</body><replace xmlns='urn:xmpp:message-correct:0' id='m1'/>").Content.Classify(); k.Kind != content.KindEdit || k.Target != m1 {
+				t.Errorf("a correction: %+v", k)
+			}
+			if k := w.talks("m3", "<body>First</body><replace xmlns='urn:xmpp:message-correct:0' id='m2'/>").Content.Classify(); k.Kind != content.KindEdit || k.Target != m1 {
+				t.Errorf("a correction of the correction: %+v", k)
+			}
+			if k := w.talks("r2", react("<reaction>b</reaction>")).Content.Classify(); k.Kind != content.KindReact || k.Target != r1 {
+				t.Errorf("a change of a reaction: %+v", k)
+			}
+			if k := w.talks("r3", react("")).Content.Classify(); k.Kind != content.KindUnlike || k.Target != r1 {
+				t.Errorf("a reaction taken back: %+v", k)
+			}
+			if k := w.talks("r4", react("<reaction>c</reaction>")).Content.Classify(); k.Kind != content.KindReaction || k.Target != hers {
+				t.Errorf("a reaction anew: %+v", k)
+			}
+			if c := w.talks("m4", "<body>and more</body><reply xmlns='urn:xmpp:reply:0' id='m1'/>").Content; c.InReplyTo == nil || *c.InReplyTo != m1 {
+				t.Errorf("a reply: %+v", c)
+			}
+			if k := w.talks("m5", "<retract xmlns='urn:xmpp:message-retract:1' id='m1'/>").Content.Classify(); k.Kind != content.KindDelete || k.Target != m1 {
+				t.Errorf("a retraction: %+v", k)
+			}
+			mark := w.mark()
+			w.tw.release()
+			w.tw.must(w.tw.delivered(balconyURI))
+			w.expect(mark, "the retraction", func(e *element) bool { return to(romeo)(e) && e.attr("id") == "m5" })
+		})
 	}
 }
 

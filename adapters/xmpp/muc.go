@@ -533,13 +533,6 @@ func (s *service) take(in *packet, t talk, send bool, still func() error) error 
 		return s.showAgain(ctx, t, in.from, mimi, at, still)
 	}
 	c, err := s.compose(ctx, in, t)
-	if err == errLaterMessage {
-		return t.r.later(func() {
-			if err := s.take(in, t, send, still); err != nil {
-				s.refuse(in, err)
-			}
-		})
-	}
 	if err != nil || c == nil {
 		return err
 	}
@@ -549,16 +542,7 @@ func (s *service) take(in *packet, t talk, send bool, still func() error) error 
 	if in.id != "" {
 		c.SetExternalMessageID([]byte(in.id), s.local)
 	}
-	names := []string{in.id, origin}
-	if k := c.Classify(); k.Kind == content.KindReaction || k.Kind == content.KindReact || k.Kind == content.KindUnlike {
-		names = append(names, reactionKey(*c.InReplyTo))
-	}
-	t.r.underWay(t.user, id, names)
-	if err := s.intake(adapter.Intent{Kind: adapter.SendMessage, Room: t.room, Actor: t.user, OriginID: id, Content: c, Hint: h}); err != nil {
-		t.r.arrived(id)
-		return err
-	}
-	return nil
+	return s.intake(adapter.Intent{Kind: adapter.SendMessage, Room: t.room, Actor: t.user, OriginID: id, Content: c, Hint: h})
 }
 
 // showAgain shows a message of before to one resource.

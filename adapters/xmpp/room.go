@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
-	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -55,11 +54,9 @@ type room struct {
 	saved    map[mimiuri.URI]nickRow // nicks of people who are no members now
 	joining  map[string]*joining     // by origin id
 	history  []shownMessage
-	filled   bool             // history has been read
-	onWay    map[string]onWay // own messages that the hub has not accepted yet, by origin id
-	waiting  []func()         // messages that refer to such
-	last     mark             // of what was sent last
-	before   mark             // of what was sent last on the stream before that
+	filled   bool // history has been read
+	last     mark // of what was sent last
+	before   mark // of what was sent last on the stream before that
 	// unconfirmed are the stanzas of events that have been sent, by the event's Seq, until the server is known to have
 	// handled them. An event that comes again meanwhile is shown by the same stanzas: the state has changed
 	// with the first time.
@@ -106,62 +103,6 @@ type shownMessage struct {
 	stanzas  []*element // without to
 }
 
-// onWay is a message of a local user that is stored and not accepted yet: what it can be referred to by.
-type onWay struct {
-	user  mimiuri.URI
-	names []string
-}
-
-// maxLater is how many messages may wait in a room for others to be accepted.
-const maxLater = 200
-
-func (r *room) underWay(u mimiuri.URI, origin string, names []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.onWay[origin] = onWay{u, names}
-}
-
-func (r *room) isUnderWay(u mimiuri.URI, name string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, w := range r.onWay {
-		if w.user == u && name != "" && slices.Contains(w.names, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// later runs f when something that is under way has arrived, and at once if all has arrived meanwhile.
-func (r *room) later(f func()) error {
-	r.mu.Lock()
-	wait := len(r.onWay) > 0
-	full := len(r.waiting) >= maxLater
-	if wait && !full {
-		r.waiting = append(r.waiting, f)
-	}
-	r.mu.Unlock()
-	switch {
-	case !wait:
-		r.s.work.post(r.jid.String(), f)
-	case full:
-		return errBusyRoom
-	}
-	return nil
-}
-
-// arrived is called when it is known what became of a message.
-func (r *room) arrived(origin string) {
-	r.mu.Lock()
-	delete(r.onWay, origin)
-	list := r.waiting
-	r.waiting = nil
-	r.mu.Unlock()
-	for _, f := range list {
-		r.s.work.post(r.jid.String(), f)
-	}
-}
-
 func newRoom(s *service, u mimiuri.URI) *room {
 	return &room{
 		s: s, uri: u, jid: s.roomJID(u),
@@ -170,7 +111,6 @@ func newRoom(s *service, u mimiuri.URI) *room {
 		sessions: make(map[string]*session),
 		saved:    make(map[mimiuri.URI]nickRow),
 		joining:  make(map[string]*joining),
-		onWay:    make(map[string]onWay),
 
 		unconfirmed: make(map[uint64][]*element),
 	}
@@ -180,7 +120,7 @@ func newRoom(s *service, u mimiuri.URI) *room {
 func (r *room) empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.sessions) == 0 && len(r.joining) == 0 && len(r.unconfirmed) == 0 && len(r.onWay) == 0
+	return len(r.sessions) == 0 && len(r.joining) == 0 && len(r.unconfirmed) == 0
 }
 
 // send sends to occupants. r.mu is held.

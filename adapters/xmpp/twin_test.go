@@ -65,6 +65,7 @@ type twin struct {
 	held           []adapter.Intent // while hold is set
 	hold           bool
 	tries          int // calls of Deliver
+	fixed          map[string]fixed
 	refuseDirect   error
 	people         people
 
@@ -73,6 +74,12 @@ type twin struct {
 	ended   chan struct{}
 	cfg     Config
 	stopped bool
+}
+
+// fixed is a message whose ID has been fixed by Intake.
+type fixed struct {
+	id content.MessageID
+	c  *content.Message
 }
 
 type twinRoom struct {
@@ -133,7 +140,7 @@ func testDB(t testing.TB) *sql.DB {
 func newTwin(t testing.TB, cfg Config) *twin {
 	tw := &twin{
 		t: t, db: testDB(t), logs: new(lockedBuffer), cfg: cfg,
-		levels: map[string]adapter.Level{}, rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{},
+		levels: map[string]adapter.Level{}, rooms: map[mimiuri.URI]*twinRoom{}, seen: map[string]bool{}, fixed: map[string]fixed{},
 	}
 	tw.changed = sync.NewCond(&tw.mu)
 	t.Cleanup(func() {
@@ -278,6 +285,9 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 		return nil
 	}
 	tw.seen[key] = true
+	if in.Content != nil {
+		tw.fixed[key] = tw.fix(in.Room, in.Actor, in.Content)
+	}
 	tw.intents = append(tw.intents, in)
 	tw.changed.Broadcast()
 	if tw.hold {
@@ -414,7 +424,8 @@ func (tw *twin) carryOut(in adapter.Intent) {
 			refused(fault.New(fault.Forbidden, "you are not in the room"))
 			return
 		}
-		tw.message(r, in.Actor, in.Content, origin)
+		m := tw.fixed[in.Room.String()+" "+in.Actor.String()+" "+in.OriginID]
+		tw.emit(r, adapter.Event{Kind: adapter.Message, Origin: origin, ID: m.id, Sender: in.Actor, Content: m.c})
 	}
 }
 
@@ -447,8 +458,15 @@ func (tw *twin) removeUser(r *twinRoom, user, actor mimiuri.URI, origin *adapter
 }
 
 func (tw *twin) message(r *twinRoom, sender mimiuri.URI, c *content.Message, origin *adapter.Origin) content.MessageID {
+	m := tw.fix(r.info.URI, sender, c)
+	tw.emit(r, adapter.Event{Kind: adapter.Message, Origin: origin, ID: m.id, Sender: sender, Content: m.c})
+	return m.id
+}
+
+// fix gives a message its salt and with that its ID.
+func (tw *twin) fix(room, sender mimiuri.URI, c *content.Message) fixed {
 	m := *c
-	if err := m.Stamp(rand.Reader, sender, r.info.URI); err != nil {
+	if err := m.Stamp(rand.Reader, sender, room); err != nil {
 		tw.t.Error(err)
 	}
 	b, err := m.Encode()
@@ -459,9 +477,27 @@ func (tw *twin) message(r *twinRoom, sender mimiuri.URI, c *content.Message, ori
 	if err != nil {
 		tw.t.Error(err)
 	}
-	id := content.ID(b, sender, r.info.URI, m.Salt)
-	tw.emit(r, adapter.Event{Kind: adapter.Message, Origin: origin, ID: id, Sender: sender, Content: back})
-	return id
+	return fixed{content.ID(b, sender, room, m.Salt), back}
+}
+
+// Pending has what is held, and what the adapter has not taken.
+func (tw *twin) Pending(_ context.Context, room, actor mimiuri.URI) (out []adapter.Pending, err error) {
+	tw.mu.Lock()
+	defer tw.mu.Unlock()
+	if r := tw.rooms[room]; r != nil {
+		for _, ev := range r.events[r.next:] {
+			if ev.Kind == adapter.Message && ev.Sender == actor && ev.Origin != nil {
+				out = append(out, adapter.Pending{ID: ev.ID, Origin: *ev.Origin, Content: ev.Content})
+			}
+		}
+	}
+	for _, in := range tw.held {
+		if in.Kind == adapter.SendMessage && in.Room == room && in.Actor == actor {
+			m := tw.fixed[in.Room.String()+" "+in.Actor.String()+" "+in.OriginID]
+			out = append(out, adapter.Pending{ID: m.id, Origin: adapter.Origin{Adapter: Name, ID: in.OriginID, Hint: in.Hint}, Content: m.c})
+		}
+	}
+	return out, nil
 }
 
 func (r *twinRoom) local() []mimiuri.URI {
