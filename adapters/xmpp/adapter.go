@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
@@ -39,6 +40,9 @@ type Config struct {
 	// MaxBody is the most octets of text that goes out in one message; a longer text goes out in several.
 	// It has to be below what the server takes from a component (512 KiB in Prosody). Zero is 64 KiB.
 	MaxBody int
+	// Keep is for how long the ids of messages are kept, by which stanzas refer to them and by which they are found in archives. It
+	// should be what the provider keeps ids for. Zero is 90 days.
+	Keep time.Duration
 }
 
 // Adapter is the XMPP adapter. All methods may be called concurrently.
@@ -81,6 +85,9 @@ func New(cfg Config) (adapter.Adapter, error) {
 	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 64 << 10
+	}
+	if cfg.Keep == 0 {
+		cfg.Keep = 90 * 24 * time.Hour
 	}
 	if cfg.MaxStanza < 10_000 || cfg.MaxBody < 1000 {
 		return nil, errors.New("xmpp: a stanza of less than 10,000 octets, or a text of less than 1,000, is not enough to work with")

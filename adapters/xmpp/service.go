@@ -103,6 +103,8 @@ func (s *service) serve() {
 		running.Add(1)
 		go func() { defer running.Done(); st.run(s.ctx) }()
 	}
+	running.Add(1)
+	go func() { defer running.Done(); s.tidy(s.cfg.Keep) }()
 	running.Wait()
 	s.work.close()
 	s.db.close()

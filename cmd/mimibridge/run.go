@@ -229,7 +229,8 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 	var a adapter.Adapter
 	switch x, m := c.Network.XMPP, c.Network.Matrix; {
 	case x != nil:
-		a, err = xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms})
+		a, err = xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms,
+			Keep: time.Duration(c.Retention.IDs)})
 	case m != nil:
 		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration,
 			Encryption: m.Encryption, InitialGhosts: m.InitialGhosts, Federate: m.Federate, NoStatusEvents: m.NoStatusEvents,
