@@ -4,16 +4,21 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/mimibridge/mimibridge/core/mls/tlspl"
 )
 
 // TestDisorder is the model test with a network between: each party gets the
-// hub's messages when it gets to them, some twice, some before their time;
-// letters are lost, doubled and out of order; two commit at once; answers are
-// lost; parties restart from what they have stored. In each epoch every party
-// must come to the same context and exporter as all others and the hub.
+// hub's messages when it gets to them, some twice, some before their time, some
+// in another order; letters are lost, doubled and out of order; two commit at
+// once; answers are lost; parties restart from what they have stored. In each
+// epoch every party must come to the same tree hash, context and exporter as all
+// others and the hub; and what a party holds for its leaves must be, key by key,
+// what each of them holds who is alone, from the day it came to the day it went.
 func TestDisorder(t *testing.T) {
 	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -30,12 +35,13 @@ type party struct {
 	st    *stored
 	inbox []*MLSMessage // handshakes in the hub's order
 	post  []letter
-	// alone holds, for a leaf of g, what its client would hold by itself. It
-	// follows until the leaf itself makes an Update or a path.
+	// alone holds, for each leaf of g, what its client would hold by itself. It
+	// gets the hub's messages and, of what the leaf itself made, the keys. Empty
+	// until there is a second leaf.
 	alone map[LeafIndex]*Group
 }
 
-type epochMark struct{ context, exporter []byte }
+type epochMark struct{ context, tree, exporter, authenticator []byte }
 
 type disorder struct {
 	t       *testing.T
@@ -81,7 +87,8 @@ func runDisorder(t *testing.T, seed uint64, steps int) {
 			d.settle()
 		}
 	}
-	for _, what := range []string{"commit", "external", "resync", "race", "stale", "lost answer", "lost commit", "doubled", "early", "letter", "doubled letter", "lost letter", "restart", "psk", "removed", "alone"} {
+	for _, what := range []string{"commit", "external", "resync", "race", "stale", "lost answer", "lost commit", "doubled", "early", "letter", "doubled letter", "lost letter", "restart", "psk", "removed",
+		"add", "update", "remove", "leave", "proposals reordered", "commit before its proposal", "attached", "alone", "alone committed", "alone updated", "letter to one alone", "letter between sharers"} {
 		if d.did[what] == 0 {
 			t.Errorf("%q never came about", what)
 		}
@@ -114,7 +121,29 @@ func (d *disorder) chance(percent int) bool { return d.r.IntN(100) < percent }
 
 // mark notes the epoch the hub has come to; the exporter is filled in by the
 // first party that gets there.
-func (d *disorder) mark() { d.marks[d.hub.Epoch()] = &epochMark{context: d.hub.gcBytes} }
+func (d *disorder) mark() {
+	d.marks[d.hub.Epoch()] = &epochMark{context: d.hub.gcBytes, tree: d.freshHash(d.hub)}
+}
+
+// share readies a party with one leaf for a second one.
+func (d *disorder) share(p *party) {
+	if len(p.alone) == 0 {
+		p.st.save(d.t, p.g)
+		p.alone[p.g.LocalLeaves()[0]] = p.st.load(d.t, d.cfg)
+	}
+}
+
+// freshHash is the tree hash as who gets the tree works it out, from nothing that was kept.
+func (d *disorder) freshHash(g *PublicGroup) []byte {
+	d.t.Helper()
+	tr, err := treeFrom(g.s, g.Tree())
+	must(d.t, err)
+	h := tr.rootHash()
+	if !bytes.Equal(h, g.gc.TreeHash) {
+		d.t.Fatalf("the tree of epoch %d has not the hash of its context", g.Epoch())
+	}
+	return h
+}
 
 // agree holds a party's state against what others have come to in its epoch.
 func (d *disorder) agree(who string, g *Group) {
@@ -123,12 +152,48 @@ func (d *disorder) agree(who string, g *Group) {
 	if m == nil || !bytes.Equal(g.gcBytes, m.context) {
 		d.t.Fatalf("%s: another context in epoch %d", who, g.Epoch())
 	}
+	if !bytes.Equal(g.tree.rootHash(), m.tree) {
+		d.t.Fatalf("%s: another tree in epoch %d", who, g.Epoch())
+	}
 	s, err := g.ExportSecret("x", nil, 32)
 	must(d.t, err)
 	if m.exporter == nil {
-		m.exporter = s
-	} else if !bytes.Equal(m.exporter, s) {
-		d.t.Fatalf("%s: another exporter in epoch %d", who, g.Epoch())
+		m.exporter, m.authenticator = s, g.EpochAuthenticator()
+	} else if !bytes.Equal(m.exporter, s) || !bytes.Equal(m.authenticator, g.EpochAuthenticator()) {
+		d.t.Fatalf("%s: another exporter or authenticator in epoch %d", who, g.Epoch())
+	}
+}
+
+// agreeAlone holds a party's state against those of its leaves by themselves: it knows what they know, and nothing else.
+func (d *disorder) agreeAlone(p *party) {
+	d.t.Helper()
+	if len(p.alone) == 0 && len(p.g.LocalLeaves()) == 1 {
+		return
+	}
+	if locals := p.g.LocalLeaves(); !slices.Equal(locals, slices.Sorted(maps.Keys(p.alone))) {
+		d.t.Fatalf("%s has leaves %v, alone are %v", p.name, locals, slices.Sorted(maps.Keys(p.alone)))
+	}
+	known := nodeKeys{}
+	for l, g := range p.alone {
+		who := fmt.Sprint(p.name, ", leaf ", l, " alone")
+		d.agree(who, g)
+		if !g.Complete(l) {
+			d.t.Fatalf("%s: not complete", who)
+		}
+		for x, k := range g.keys {
+			if shared := p.g.keys[x]; shared == nil || !bytes.Equal(shared.raw, k.raw) {
+				d.t.Fatalf("%s knows another key of node %d", who, x)
+			}
+			known[x] = k
+		}
+		if len(p.alone) > 1 {
+			d.did["alone"]++
+		}
+	}
+	for x := range p.g.keys {
+		if known[x] == nil {
+			d.t.Fatalf("%s knows the key of node %d, which none of its leaves does", p.name, x)
+		}
 	}
 }
 
@@ -157,42 +222,53 @@ func (d *disorder) catchUp(p *party, n int) {
 			d.restart(p)
 		}
 		// One that was taken already.
-		if i := len(d.past) - len(p.inbox) - 1 - d.r.IntN(4); i >= 0 && d.chance(10) {
+		if i := len(d.past) - len(p.inbox) - 1 - d.r.IntN(4); i >= 0 && !slices.Contains(p.inbox, d.past[i]) && d.chance(10) {
 			d.refused(p, "doubled", d.past[i], ErrEpochTooOld, ErrDuplicate)
 		}
 		// One of a later epoch, before its time.
 		if last := p.inbox[len(p.inbox)-1]; last.Epoch() > p.g.Epoch() && d.chance(10) {
 			d.refused(p, "early", last, ErrFutureEpoch)
 		}
+		d.reorder(p)
 		m := p.inbox[0]
 		p.inbox = p.inbox[1:]
 		if m.ContentType() == ContentProposal {
 			if _, err := p.g.ReceiveProposal(m); err != nil && !errors.Is(err, ErrDuplicate) {
 				d.t.Fatalf("%s: proposal: %v", p.name, err)
 			}
-			for _, g := range p.alone {
-				_, err := g.ReceiveProposal(m)
+			for l, g := range p.alone {
+				pp, err := g.ReceiveProposal(m)
 				must(d.t, err)
+				if k := p.g.updates[string(pp.Ref)]; k != nil && pp.Sender == (Sender{Type: SenderMember, Leaf: l}) {
+					g.updates[string(pp.Ref)] = k // it is the leaf's own
+					d.did["alone updated"]++
+				}
 			}
 			continue
+		}
+		var own []byte
+		if p.g.IsPending(m) {
+			own = tlspl.Marshal(p.g.own)
 		}
 		s, err := p.g.StageCommit(m)
 		if err != nil {
 			d.t.Fatalf("%s: commit: %v", p.name, err)
 		}
-		for _, u := range s.Updated {
-			delete(p.alone, u.Leaf)
-		}
-		if s.Path {
-			delete(p.alone, s.Committer)
-		}
 		must(d.t, p.g.MergeStaged(s))
 		for l, g := range p.alone {
-			r, err := g.Receive(m)
+			var mine *Staged
+			if s.Own && l == s.Committer {
+				mine, err = g.MergePending(own)
+				if len(p.alone) > 1 {
+					d.did["alone committed"]++
+				}
+			} else if mine, err = g.StageCommit(m); err == nil {
+				err = g.MergeStaged(mine)
+			}
 			if err != nil {
 				d.t.Fatalf("%s: leaf %d alone: %v", p.name, l, err)
 			}
-			if r.Commit.SelfRemoved {
+			if mine.SelfRemoved {
 				delete(p.alone, l)
 			}
 		}
@@ -203,17 +279,40 @@ func (d *disorder) catchUp(p *party, n int) {
 			return
 		}
 		d.agree(p.name, p.g)
-		for l, g := range p.alone {
-			d.agree(fmt.Sprint(p.name, ", leaf ", l, " alone"), g)
-			d.did["alone"]++
-			for x, k := range g.keys {
-				if shared := p.g.keys[x]; shared == nil || !bytes.Equal(shared.raw, k.raw) {
-					d.t.Fatalf("%s: leaf %d alone knows another key of node %d", p.name, l, x)
-				}
-			}
-		}
+		d.agreeAlone(p)
 	}
 	p.st.save(d.t, p.g)
+}
+
+// reorder has the next two messages of an inbox come the other way round, if the first is a proposal.
+func (d *disorder) reorder(p *party) {
+	if len(p.inbox) < 2 || p.inbox[0].ContentType() != ContentProposal || !d.chance(30) {
+		return
+	}
+	if next := p.inbox[1]; next.ContentType() == ContentProposal {
+		p.inbox[0], p.inbox[1] = next, p.inbox[0]
+		d.did["proposals reordered"]++
+	} else if d.unknown(p, next) {
+		d.did["commit before its proposal"]++
+	}
+}
+
+// unknown tells whether a Commit refers to proposals that have not come; the state is as it was.
+func (d *disorder) unknown(p *party, m *MLSMessage) bool {
+	d.t.Helper()
+	before, err := p.g.MarshalEpoch()
+	must(d.t, err)
+	_, err = p.g.StageCommit(m)
+	var missing *UnknownProposalError
+	if err != nil && !errors.As(err, &missing) {
+		d.t.Fatalf("%s: a commit before its proposal: %v", p.name, err)
+	}
+	after, e := p.g.MarshalEpoch()
+	must(d.t, e)
+	if !bytes.Equal(before, after) {
+		d.t.Fatalf("%s: a commit before its proposal has changed the state", p.name)
+	}
+	return err != nil
 }
 
 func (d *disorder) restart(p *party) {
@@ -354,6 +453,14 @@ func (d *disorder) propose(p *party, leaf LeafIndex, prop Proposal) {
 	}
 	must(d.t, err)
 	d.log("%s leaf %d proposes %v", p.name, leaf, prop.Type())
+	switch prop.Body.(type) {
+	case *Update:
+		d.did["update"]++
+	case *Remove:
+		d.did["remove"]++
+	case *SelfRemove:
+		d.did["leave"]++
+	}
 	m = d.wire(m)
 	_, err = d.hub.ReceiveProposal(m)
 	switch {
@@ -435,6 +542,7 @@ func (d *disorder) commit(p *party, leaf LeafIndex) {
 		return
 	}
 	d.log("%s leaf %d commits, %d join", p.name, leaf, len(keys))
+	d.did["add"] += len(keys)
 	d.did["commit"]++
 	if d.chance(20) {
 		d.did["lost answer"]++ // it comes back through the inbox
@@ -458,9 +566,11 @@ func (d *disorder) welcome(out *CommitOutput, keys []JoinKey) {
 	if at = d.pick(); d.chance(60) {
 		d.catchUp(at, len(at.inbox))
 		if slices.Contains(d.parties, at) && at.g.Epoch() == d.hub.Epoch() {
+			d.share(at)
 			n = 1 + d.r.IntN(len(keys))
 			must(d.t, at.g.AttachWelcome(w, keys[:n]))
 			at.st.save(d.t, at.g)
+			d.alone(at, out, w, keys[:n])
 		}
 	}
 	if n < len(keys) {
@@ -468,14 +578,22 @@ func (d *disorder) welcome(out *CommitOutput, keys []JoinKey) {
 		must(d.t, err)
 		p := d.add(g)
 		d.agree(p.name, g)
-		at, keys = p, keys[n:]
+		d.alone(p, out, w, keys[n:])
 	}
-	// What one of them would hold alone.
-	g, err := JoinGroup(d.cfg, w, out.Tree, keys[:1], nil)
-	must(d.t, err)
-	if l := g.LocalLeaves()[0]; at.g.IsLocal(l) && len(at.alone) < 2 {
-		at.alone[l] = g
+}
+
+// alone has each of some joiners, who are leaves of a party, join by themselves, too.
+func (d *disorder) alone(p *party, out *CommitOutput, w *Welcome, keys []JoinKey) {
+	d.t.Helper()
+	if len(p.g.LocalLeaves()) == 1 {
+		return
 	}
+	for i := range keys {
+		g, err := JoinGroup(d.cfg, w, out.Tree, keys[i:i+1], nil)
+		must(d.t, err)
+		p.alone[g.LocalLeaves()[0]] = g
+	}
+	d.agreeAlone(p)
 }
 
 // race has two parties commit in one epoch; the second is refused.
@@ -530,6 +648,20 @@ func (d *disorder) external(resync *LeafIndex) {
 		d.t.Fatal("refused")
 	}
 	d.did["external"]++
+	if at := d.pick(); d.chance(50) {
+		d.catchUp(at, len(at.inbox))
+		if slices.Contains(d.parties, at) {
+			d.share(at)
+			s := &stored{rows: map[rowID][]byte{}}
+			s.save(d.t, g)
+			must(d.t, at.g.AttachGroup(s.load(d.t, d.cfg)))
+			at.st.save(d.t, at.g)
+			at.alone[g.LocalLeaves()[0]] = s.load(d.t, d.cfg)
+			d.agreeAlone(at)
+			d.did["attached"]++
+			return
+		}
+	}
 	n := d.add(g)
 	d.agree(n.name, g)
 }
@@ -537,7 +669,8 @@ func (d *disorder) external(resync *LeafIndex) {
 func (d *disorder) write(p *party) {
 	locals := p.g.LocalLeaves()
 	text := fmt.Sprint("letter ", d.r.Uint64())
-	m, err := p.g.Encrypt(locals[d.r.IntN(len(locals))], []byte(text), nil)
+	from := locals[d.r.IntN(len(locals))]
+	m, err := p.g.Encrypt(from, []byte(text), nil)
 	must(d.t, err)
 	p.st.save(d.t, p.g)
 	m = d.wire(m)
@@ -550,6 +683,16 @@ func (d *disorder) write(p *party) {
 			continue
 		}
 		o.post = append(o.post, letter{m, text, m.Epoch()})
+	}
+	// Those who share the sender's state do not get it; alone they could read it.
+	for l, g := range p.alone {
+		if l == from || !d.chance(20) {
+			continue
+		}
+		if a, err := g.Decrypt(m); err != nil || string(a.Content) != text || a.Sender != from {
+			d.t.Fatalf("%s: leaf %d alone reads leaf %d: %v", p.name, l, from, err)
+		}
+		d.did["letter between sharers"]++
 	}
 }
 
@@ -577,6 +720,19 @@ func (d *disorder) read(p *party) {
 			d.t.Fatalf("%s: %q, not %q", p.name, a.Content, l.text)
 		}
 		d.did["letter"]++
+		for leaf, g := range p.alone {
+			if !d.chance(10) {
+				continue
+			}
+			// One alone has not the epochs of before it came.
+			b, err := g.Decrypt(l.m)
+			if err != nil && !errors.Is(err, ErrEpochTooOld) || err == nil && (string(b.Content) != l.text || b.Sender != a.Sender || b.Generation != a.Generation) {
+				d.t.Fatalf("%s: leaf %d alone: letter of epoch %d in %d: %v", p.name, leaf, l.epoch, p.g.Epoch(), err)
+			}
+			if err == nil {
+				d.did["letter to one alone"]++
+			}
+		}
 		if d.chance(20) {
 			if _, err := p.g.Decrypt(l.m); !errors.Is(err, ErrReplay) {
 				d.t.Fatalf("%s: a letter twice: %v", p.name, err)

@@ -24,9 +24,8 @@ const interopLifetime = 28 * 24 * time.Hour
 func TestInteropMLSGo(t *testing.T) {
 	for _, suite := range []CipherSuite{1, 2, 3, 5} { // all that it implements
 		t.Run(suite.String(), func(t *testing.T) {
-			if suite != P521AES256GCMSHA512P521 { // seconds a run; the other direction has all the steps too
-				t.Run("ours creates", func(t *testing.T) { playInterop(t, suite, ours{}, mlsGo{}) })
-			}
+			t.Parallel()
+			t.Run("ours creates", func(t *testing.T) { playInterop(t, suite, ours{}, mlsGo{}) })
 			t.Run("theirs creates", func(t *testing.T) { playInterop(t, suite, mlsGo{}, ours{}) })
 		})
 	}
@@ -39,7 +38,7 @@ func (mlsGo) name() string { return "mls-go" }
 
 func (mlsGo) lacks(step string) string {
 	switch step {
-	case "commit AAD":
+	case lackCommitAAD:
 		return "mls-go takes no authenticated_data for a Commit (RFC 9420 section 6)"
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -207,6 +208,63 @@ type table struct {
 	names []string
 	at    map[string]groupMember
 	texts int
+	// impl is whose implementation a member is, did how often members of one have done what with all others taking it.
+	impl map[string]string
+	did  map[string]map[string]int
+}
+
+// What every implementation must have done in a history, with all others following.
+const (
+	didCreate     = "creates"
+	didInvite     = "adds, with Welcome"
+	didWelcome    = "joins by Welcome"
+	didExternal   = "joins by external commit"
+	didGroupInfo  = "lets in by GroupInfo"
+	didPublic     = "commits with path, public"
+	didPrivate    = "commits with path, private"
+	didCommitAAD  = "commits with AAD"
+	didRemove     = "removes"
+	didPSK        = "commits a PSK"
+	didUpdate     = "proposes an update"
+	didMessage    = "sends application messages with AAD"
+	didExporter   = "agrees on exporter and authenticator"
+	didHalfATree  = "follows a path in half a tree"
+	lackUpdate    = "update"
+	lackCommitAAD = "commit AAD"
+	lackHalfATree = "path in half a tree"
+)
+
+func (tb *table) note(what, who string) {
+	if tb.did[what] == nil {
+		tb.did[what] = map[string]int{}
+	}
+	tb.did[what][tb.impl[who]]++
+}
+
+// covered lists what was done, and fails where something was not that the implementation does not lack.
+func (tb *table) covered(creator, other implementation) {
+	tb.t.Helper()
+	lack := map[string]string{didUpdate: lackUpdate, didCommitAAD: lackCommitAAD, didHalfATree: lackHalfATree}
+	for _, x := range []implementation{creator, other} {
+		var list []string
+		for _, what := range []string{didCreate, didInvite, didWelcome, didExternal, didGroupInfo, didPublic, didPrivate, didCommitAAD, didRemove, didPSK, didUpdate, didMessage, didExporter, didHalfATree} {
+			n := tb.did[what][x.name()]
+			why := x.lacks(lack[what])
+			if what == didHalfATree && why == "" {
+				why = creator.lacks(lackHalfATree) + other.lacks(lackHalfATree)
+			}
+			switch {
+			case n > 0:
+				list = append(list, fmt.Sprint(what, " ", n))
+			case what == didCreate && x == other: // in the other direction
+			case lack[what] != "" && why != "":
+				list = append(list, "NOT "+what)
+			default:
+				tb.t.Errorf("no member of %s %s", x.name(), what)
+			}
+		}
+		tb.t.Logf("%s: %s", x.name(), strings.Join(list, ", "))
+	}
 }
 
 func (tb *table) ok(who string, err error) {
@@ -226,6 +284,7 @@ func (tb *table) check(step string) {
 		tb.ok(step+": "+n, err)
 		a, err := tb.at[n].authenticator()
 		tb.ok(step+": "+n, err)
+		tb.note(didExporter, n)
 		if len(s) != 40 || len(a) == 0 {
 			tb.t.Fatalf("%s: %s: %d bytes exported, authenticator of %d", step, n, len(s), len(a))
 		}
@@ -240,6 +299,9 @@ func (tb *table) check(step string) {
 		text, aad := fmt.Appendf(nil, "%s %d", step, tb.texts), fmt.Appendf(nil, "aad %d", tb.texts)
 		msg, err := tb.at[n].encrypt(text, aad)
 		tb.ok(step+": "+n, err)
+		if len(tb.names) > 1 {
+			tb.note(didMessage, n)
+		}
 		for _, o := range tb.names {
 			if o == n {
 				continue
@@ -272,6 +334,11 @@ func (tb *table) commit(step, by string, c interopCommit) {
 	}
 	tb.spread(step, by, msg)
 	tb.check(step + " by " + by)
+	for what, ok := range map[string]bool{didPublic: !c.private, didPrivate: c.private, didCommitAAD: c.aad != nil, didRemove: c.remove != "", didPSK: c.psk} {
+		if ok {
+			tb.note(what, by)
+		}
+	}
 }
 
 func (tb *table) leave(name string) {
@@ -295,6 +362,8 @@ func (tb *table) invite(by, name string, m groupMember) {
 	tb.ok(name+" joins by Welcome of "+by, m.join(welcome))
 	tb.names, tb.at[name] = append(tb.names, name), m
 	tb.check(by + " added " + name)
+	tb.note(didInvite, by)
+	tb.note(didWelcome, name)
 }
 
 func (tb *table) external(by, name string, m groupMember) {
@@ -306,18 +375,28 @@ func (tb *table) external(by, name string, m groupMember) {
 	tb.spread("external commit", name, msg)
 	tb.names, tb.at[name] = append(tb.names, name), m
 	tb.check(name + " joined from outside by GroupInfo of " + by)
+	tb.note(didGroupInfo, by)
+	tb.note(didExternal, name)
 }
 
 // playInterop runs the history with creator's member as the creator, and all of
 // the steps by each of the two in turn.
 func playInterop(t *testing.T, suite CipherSuite, creator, other implementation) {
-	tb := &table{t: t, at: map[string]groupMember{}}
+	tb := &table{t: t, at: map[string]groupMember{}, impl: map[string]string{}, did: map[string]map[string]int{}}
+	for i, who := range []string{"first", "second", "third", "fourth", "fifth", "sixth"} {
+		x := creator
+		if i%2 == 1 {
+			x = other
+		}
+		tb.impl[who+" ("+x.name()+")"] = x.name()
+	}
 	first, second := "first ("+creator.name()+")", "second ("+other.name()+")"
 	m := creator.newMember(t, suite, first)
 	_, err := m.keyPackage()
 	tb.ok(first, err)
 	tb.ok(first, m.create([]byte("interop")))
 	tb.names, tb.at[first] = []string{first}, m
+	tb.note(didCreate, first)
 
 	tb.invite(first, second, other.newMember(t, suite, second))
 	for _, by := range []string{second, first} {
@@ -335,7 +414,7 @@ func playInterop(t *testing.T, suite CipherSuite, creator, other implementation)
 		tb.commit("PSK", by, interopCommit{psk: true})
 	}
 	for _, by := range []string{first, second} {
-		if why := tb.implOf(by, first, creator, other).lacks("commit AAD"); why != "" {
+		if why := tb.implOf(by, first, creator, other).lacks(lackCommitAAD); why != "" {
 			t.Log(why)
 			continue
 		}
@@ -343,7 +422,7 @@ func playInterop(t *testing.T, suite CipherSuite, creator, other implementation)
 	}
 	// Updates by reference, committed by the other kind.
 	for _, by := range [][2]string{{third, second}, {fourth, first}} {
-		if why := tb.implOf(by[0], third, creator, other).lacks("update"); why != "" {
+		if why := tb.implOf(by[0], third, creator, other).lacks(lackUpdate); why != "" {
 			t.Log(why)
 			continue
 		}
@@ -351,6 +430,7 @@ func playInterop(t *testing.T, suite CipherSuite, creator, other implementation)
 		tb.ok("update", err)
 		tb.spread("update proposal", by[0], msg)
 		tb.commit("update of "+by[0], by[1], interopCommit{})
+		tb.note(didUpdate, by[0])
 	}
 	tb.commit("remove", second, interopCommit{remove: third})
 	tb.commit("remove", first, interopCommit{remove: fourth})
@@ -363,12 +443,15 @@ func playInterop(t *testing.T, suite CipherSuite, creator, other implementation)
 	tb.commit("remove the creator", sixth, interopCommit{remove: first})
 	// Then the left half of the tree is empty, and the root on no filtered direct
 	// path.
-	if why := creator.lacks("path in half a tree") + other.lacks("path in half a tree"); why != "" {
+	if why := creator.lacks(lackHalfATree) + other.lacks(lackHalfATree); why != "" {
 		t.Log(why)
 	} else {
 		tb.commit("remove the second", fifth, interopCommit{remove: second})
+		tb.note(didHalfATree, fifth)
+		tb.note(didHalfATree, sixth)
 	}
 	tb.commit("the last path", sixth, interopCommit{private: true})
+	tb.covered(creator, other)
 }
 
 func (tb *table) implOf(who, creators string, creator, other implementation) implementation {

@@ -43,9 +43,9 @@ func (*tsMLS) name() string { return "ts-mls" }
 
 func (*tsMLS) lacks(step string) string {
 	switch step {
-	case "update":
+	case lackUpdate:
 		return "ts-mls makes no Update whose private key it keeps (RFC 9420 section 12.1.2)"
-	case "path in half a tree":
+	case lackHalfATree:
 		return "ts-mls takes the commit_secret from the root even where the root is not on the filtered direct path, " +
 			"and so derives once too often (RFC 9420 sections 4.1.2 and 7.4); no half of the tree is left empty"
 	}
