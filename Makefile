@@ -45,8 +45,8 @@ lint: go-version ## gofmt, go vet and the rules about imports
 	@$(GO) vet -tags live,goolm ./...
 	@$(GO) test -count=1 ./internal/archtest
 
-stranger: go-version ## as root: from the binary to a bridged message on a bare machine (debootstrap), by the quick start's commands
-	@tools/stranger.sh
+stranger: go-version ## as root: from the binary to a bridged message on a bare machine (debootstrap), by the quick start's commands; SERVER=synapse or prosody
+	@tools/stranger.sh $(SERVER)
 
 clean:       ## remove what was built
 	@rm -rf bin

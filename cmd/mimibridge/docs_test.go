@@ -52,7 +52,7 @@ func newMachine(t *testing.T, bin string) *machine {
 	t.Helper()
 	m := &machine{t: t, root: t.TempDir()}
 	m.bin = filepath.Join(m.root, "stand-ins")
-	for _, dir := range []string{"stand-ins", "work", "etc/ssl/example.org", "etc/prosody/conf.d", "etc/matrix-synapse", "etc/dendrite", "etc/systemd/system", "etc/bash_completion.d", "var/www", "var/lib/mimibridge", "usr/local/bin"} {
+	for _, dir := range []string{"stand-ins", "work", "etc/ssl/example.org", "etc/prosody/conf.d", "etc/matrix-synapse/conf.d", "etc/dendrite", "etc/systemd/system", "etc/bash_completion.d", "var/www", "var/lib/mimibridge", "usr/local/bin"} {
 		if err := os.MkdirAll(filepath.Join(m.root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
