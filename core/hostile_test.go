@@ -431,3 +431,44 @@ func TestHostileFollower(t *testing.T) {
 		t.Error("the hub has counted nothing malformed")
 	}
 }
+
+// TestForeignDirectRoom: a hub that neither of two users is of cannot make a room that passes for their direct one, with a client of
+// its own in the name of the other: what they say to each other alone does not go there.
+func TestForeignDirectRoom(t *testing.T) {
+	n, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0].start(), ps[1].start(), ps[2].start()
+	alice, bob, forged := a.user("alice"), b.user("bob"), c.room("0")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	hub := n.speak(t, "c.example")
+	key, err := mls.GenerateSignatureKey(nil, 1)
+	must(err)
+	cred := mls.BasicCredential([]byte(policy.ClientURI(bob, "forged").String()))
+	q := &wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: bob, TargetUser: alice, RoomID: forged, Suites: []mls.CipherSuite{1}, SignatureKey: key.Public(), Credential: cred}
+	must(q.Sign(key))
+	body, err := hub.Keys().KeyMaterial(context.Background(), "c.example", alice, q.Marshal())
+	must(err)
+	res, err := wire.ParseKeyMaterialResponse(body)
+	must(err)
+	if len(res.Clients) != 1 || res.Clients[0].KeyPackage == nil {
+		t.Fatalf("no KeyPackage: %+v", res)
+	}
+	dict, err := policy.DirectMessage(policy.RoomOptions{Room: forged, Creator: bob}, alice)
+	must(err)
+	leaf := policy.LeafAppData()
+	g, err := mls.CreateGroup(&mls.Config{Now: time.Now, ApplyAppData: policy.ApplyAppData, VerifyCredential: func(mls.CredentialContext) error { return nil }},
+		mls.CreateOptions{Suite: 1, GroupID: []byte(forged.GroupOf().String()), Extensions: mls.Extensions{dict.Extension()},
+			Leaf: mls.LeafOptions{Credential: cred, Signature: key, Extensions: mls.Extensions{leaf.Extension()}}})
+	must(err)
+	out, err := g.Commit(0, mls.CommitOptions{Proposals: []mls.Proposal{{Body: &mls.Add{KeyPackage: *res.Clients[0].KeyPackage}}}})
+	must(err)
+	must(hub.Notify(context.Background(), "a.example", forged, (&wire.FanoutMessage{Timestamp: uint64(time.Now().UnixMilli()), Message: mls.NewMessage(out.Welcome), Tree: mls.FullTree(out.Tree)}).Marshal()))
+	a.awaitJoined(forged, alice)
+	if got, err := a.mem.host.DirectRoom(context.Background(), alice, bob); err != nil || got == forged {
+		t.Errorf("the direct room is %v, %v", got, err)
+	}
+}

@@ -29,6 +29,12 @@ func (v *view) pair() string {
 	return pair(v.Members[0].User, v.Members[1].User)
 }
 
+// keepsDirect reports whether a room can be the direct one of a pair: it is kept by the provider of one of them. Any other hub
+// could make one, and be the other user in it.
+func keepsDirect(room mimiuri.URI, pair string) bool {
+	return slices.ContainsFunc(strings.Fields(pair), func(user string) bool { return uri(user).Domain == room.Domain })
+}
+
 // DirectRoom is adapter.People.DirectRoom: the direct room of a local user and another one. Where there is none it is made
 // here; where there are several it is the one with the smallest URI of those the local user is in. If one of the two has left
 // it, they are brought back, as far as they let themselves. It is on disk when it returns; what fails later is told by
@@ -74,6 +80,9 @@ func (c *Client) DirectRoom(ctx context.Context, adapterName string, local, othe
 		}
 		left := ""
 		for _, id := range rooms {
+			if !keepsDirect(uri(id), users) {
+				continue
+			}
 			status, b, ok, err := tx.ClientView(id)
 			if err != nil {
 				return err

@@ -482,7 +482,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 				return err
 			}
 		}
-		if p := v.pair(); p != "" && ch.full {
+		if p := v.pair(); p != "" && ch.full && keepsDirect(r.uri, p) {
 			if err := tx.PutDirectRoom(p, r.id); err != nil {
 				return err
 			}
