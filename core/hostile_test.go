@@ -3,6 +3,7 @@ package core_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"database/sql"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/federation"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
@@ -470,5 +472,95 @@ func TestForeignDirectRoom(t *testing.T) {
 	a.awaitJoined(forged, alice)
 	if got, err := a.mem.host.DirectRoom(context.Background(), alice, bob); err != nil || got == forged {
 		t.Errorf("the direct room is %v, %v", got, err)
+	}
+}
+
+// TestForgedUsers: that a hub, or somebody in a room, names a user of this provider as a participant, or has a client in their name
+// there, brings them into nothing: they are there once there is a client of theirs, and nobody but this provider speaks for them.
+func TestForgedUsers(t *testing.T) {
+	n, ps := newNetwork(t, "a.example", "c.example")
+	a, c := ps[0].start(), ps[1].start()
+	alice, amy, ann, carol, room := a.user("alice"), a.user("amy"), a.user("ann"), c.user("carol"), c.room("forged")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	hub := n.speak(t, "c.example")
+	cfg := &mls.Config{Now: time.Now, ApplyAppData: policy.ApplyAppData, VerifyCredential: func(mls.CredentialContext) error { return nil }}
+	leaf := mls.Extensions{policy.LeafAppData().Extension()}
+	client := func(user mimiuri.URI) (mls.Credential, *mls.SignatureKey) {
+		key, err := mls.GenerateSignatureKey(nil, 1)
+		must(err)
+		return mls.BasicCredential([]byte(policy.ClientURI(user, "forged").String())), key
+	}
+	cred, key := client(carol)
+	q := &wire.KeyMaterialRequest{Protocol: wire.MLS10, RequestingUser: carol, TargetUser: alice, RoomID: room, Suites: []mls.CipherSuite{1}, SignatureKey: key.Public(), Credential: cred}
+	must(q.Sign(key))
+	body, err := hub.Keys().KeyMaterial(context.Background(), "c.example", alice, q.Marshal())
+	must(err)
+	res, err := wire.ParseKeyMaterialResponse(body)
+	must(err)
+	amys, amysKey := client(amy)
+	kp, secrets, err := mls.NewKeyPackage(cfg, 1, mls.KeyPackageOptions{Credential: amys, Signature: amysKey, LeafExtensions: leaf})
+	must(err)
+	dict, err := policy.Cooperative(policy.RoomOptions{Room: room, Creator: carol, Name: "Forged"})
+	must(err)
+	g, err := mls.CreateGroup(cfg, mls.CreateOptions{Suite: 1, GroupID: []byte(room.GroupOf().String()), Extensions: mls.Extensions{dict.Extension()},
+		Leaf: mls.LeafOptions{Credential: cred, Signature: key, Extensions: leaf}})
+	must(err)
+	state, err := policy.ParseState(g.AppData())
+	must(err)
+	var list []policy.Participant
+	for _, u := range []mimiuri.URI{alice, amy, ann} { // ann has no client at all
+		list = append(list, policy.Participant{User: u, Role: policy.RoleOrdinaryUser})
+	}
+	out, err := g.Commit(0, mls.CommitOptions{Proposals: []mls.Proposal{policy.ListChange(policy.AddParticipantUpdate(state, list)).Proposal(),
+		{Body: &mls.Add{KeyPackage: *res.Clients[0].KeyPackage}}, {Body: &mls.Add{KeyPackage: *kp}}}})
+	must(err)
+	_, err = g.MergePending(nil)
+	must(err)
+	must(g.AttachWelcome(out.Welcome, []mls.JoinKey{{KeyPackage: kp, Secrets: secrets}}))
+	notify := func(m *mls.MLSMessage, tree *mls.RatchetTree) {
+		t.Helper()
+		f := &wire.FanoutMessage{Timestamp: uint64(time.Now().UnixMilli()), Message: m}
+		if tree != nil {
+			f.Tree = mls.FullTree(tree)
+		}
+		must(hub.Notify(context.Background(), "a.example", room, f.Marshal()))
+	}
+	notify(mls.NewMessage(out.Welcome), out.Tree)
+	a.awaitJoined(room, alice)
+	say := func(user mimiuri.URI, text string) {
+		t.Helper()
+		m := content.Text(text)
+		must(m.Stamp(rand.Reader, user, room))
+		b, err := m.Encode()
+		must(err)
+		for _, x := range g.Members() {
+			if u, _, _ := policy.LeafUser(x.Node); u == user {
+				pm, err := g.Encrypt(x.Leaf, b, mls.MarshalSafeAAD(nil))
+				must(err)
+				notify(pm, nil)
+			}
+		}
+	}
+	say(amy, "said by nobody")
+	say(carol, "said by carol")
+	ev := a.await(room, "carol's message", func(e adapter.Event) bool { return e.Kind == adapter.Message && e.Sender == carol })
+	if !slices.Equal(ev.Local, []mimiuri.URI{alice}) {
+		t.Errorf("it is shown to %v", ev.Local)
+	}
+	if n := a.count(room, func(e adapter.Event) bool {
+		return e.Kind == adapter.Message && e.Sender == amy || e.Kind == adapter.Joined && (e.User == amy || e.User == ann)
+	}); n != 0 {
+		t.Errorf("%d events are about users who are not there", n)
+	}
+	if n, err := a.core.Reconcile(context.Background()); n != 0 || err != nil {
+		t.Errorf("%d rooms were repaired, %v", n, err)
+	}
+	if r, _, err := a.mem.host.Room(context.Background(), room); err != nil || slices.ContainsFunc(r.Participants, func(p adapter.Participant) bool { return p.User == amy || p.User == ann }) {
+		t.Errorf("the room is %+v, %v", r.Participants, err)
 	}
 }

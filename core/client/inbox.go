@@ -279,6 +279,10 @@ func (r *room) message(ch *change, f *wire.FanoutMessage) {
 		drop("its sender has no user", err)
 		return
 	}
+	if sender.Domain == r.c.cfg.Domain { // what they really send does not come this way
+		drop("it claims to be from here", nil)
+		return
+	}
 	m, err := content.Decode(am.Content)
 	if err != nil {
 		drop("its content cannot be read", err)

@@ -436,7 +436,10 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 			for u := range ch.gone {
 				out.users[u] = true
 			}
-			v = makeView(pol, r.g.Members(), out, v, r.g.Epoch())
+			if v, err = r.makeView(ctx, out); err != nil {
+				r.drop()
+				return err
+			}
 			// Nobody is left who could commit the removals that are pending: the hub closes the room.
 			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !out.leaves[m.Leaf] })
 			ch.over = out.over || !pol.Base.PersistentRoom && len(pol.Users()) <= 1

@@ -162,7 +162,11 @@ func (r *room) compare(ctx context.Context) (wrong bool, err error) {
 		return false, err
 	}
 	lost, err := r.strangers(ctx)
-	return len(lost) > 0 || !bytes.Equal(r.makeView().marshal(), r.view.marshal()), err
+	if err != nil {
+		return false, err
+	}
+	v, err := r.makeView(ctx, r.leaving())
+	return err == nil && (len(lost) > 0 || !bytes.Equal(v.marshal(), r.view.marshal())), err
 }
 
 // compareAside is compare where no room's goroutine is around it: a state that cannot be looked at ends no more than that.
@@ -174,10 +178,6 @@ func (r *room) compareAside(ctx context.Context) (wrong bool, err error) {
 		}
 	}()
 	return r.compare(ctx)
-}
-
-func (r *room) makeView() *view {
-	return makeView(r.pol, r.g.Members(), r.leaving(), r.view, r.g.Epoch())
 }
 
 // repair is done on the room's goroutine.
@@ -221,6 +221,9 @@ func (r *room) strangers(ctx context.Context) (users []string, err error) {
 	}
 	waiting := false
 	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) error {
+		if users, err = r.genuine(tx, users, out); err != nil || len(users) == 0 {
+			return err
+		}
 		n, _, err := tx.SizeInbox(r.id)
 		if waiting = n > 0; err != nil || waiting {
 			return err

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -11,6 +13,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/store"
 )
 
 // view is what local users are shown of a room: the participant list as it will be once the pending proposals are
@@ -159,6 +162,77 @@ func makeView(pol *policy.State, members []mls.Member, out going, old *view, epo
 	}
 	slices.Sort(v.Banned)
 	return v
+}
+
+// makeView shows the group as it is now to who knew it as r.view. Of this provider's users it takes in only those who have a client in
+// it: whoever may change the list could name anybody, and a hub could put in a client of its own under any name.
+func (r *room) makeView(ctx context.Context, out going) (*view, error) {
+	old, own := r.view, "mimi://"+r.c.cfg.Domain+"/"
+	v := makeView(r.pol, r.g.Members(), out, old, r.g.Epoch())
+	known := map[string]bool{}
+	for _, m := range old.Members {
+		known[m.User] = !m.Away
+	}
+	var fresh []string
+	for _, m := range v.Members {
+		if strings.HasPrefix(m.User, own) && !m.Away && !known[m.User] {
+			fresh = append(fresh, m.User)
+		}
+	}
+	if len(fresh) == 0 {
+		return v, nil
+	}
+	var genuine []string
+	err := r.c.cfg.Store.View(context.WithoutCancel(ctx), func(tx *store.Tx) (err error) {
+		genuine, err = r.genuine(tx, fresh, out)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.Members = slices.DeleteFunc(v.Members, func(m member) bool {
+		return !r.pol.Base.FixedMembership && slices.Contains(fresh, m.User) && !slices.Contains(genuine, m.User)
+	})
+	for i := range v.Members { // who is listed in a room of fixed membership stays so
+		m := &v.Members[i]
+		m.Away = m.Away || slices.Contains(fresh, m.User) && !slices.Contains(genuine, m.User)
+	}
+	return v, nil
+}
+
+// genuine gives those of the own users who have a client of theirs in the group, which does not leave it: one with the key that this
+// provider keeps for them.
+func (r *room) genuine(tx *store.Tx, users []string, out going) (list []string, err error) {
+	leaves := map[string][]mls.Member{}
+	for _, m := range r.g.Members() {
+		if u, _, err := policy.LeafUser(m.Node); err == nil && u.Domain == r.c.cfg.Domain && !out.leaves[m.Leaf] {
+			leaves[u.String()] = append(leaves[u.String()], m)
+		}
+	}
+	for _, user := range users {
+		if slices.ContainsFunc(leaves[user], func(m mls.Member) bool { return r.g.IsLocal(m.Leaf) }) {
+			list = append(list, user)
+			continue
+		}
+		if len(leaves[user]) == 0 {
+			continue
+		}
+		row, err := tx.Identity(user)
+		if err != nil {
+			return nil, err
+		}
+		if row == nil {
+			continue
+		}
+		key := new(mls.SignatureKey)
+		if err := key.UnmarshalBinary(row.Secret); err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(leaves[user], func(m mls.Member) bool { return bytes.Equal(m.Node.SignatureKey, key.Public()) }) {
+			list = append(list, user)
+		}
+	}
+	return list, nil
 }
 
 // without is the view when no user of a domain takes part any more.
