@@ -84,14 +84,67 @@ type Matrix struct {
 	// bridged; or "default", so that the bridge makes encrypted ones. Default "allowed" in a program
 	// built with the tag goolm (make build), else "off".
 	Encryption string `yaml:"encryption"`
+	// DeleteKeys says which keys of encrypted rooms are deleted when, with the names of mautrix's bridges.
+	// Default: none, so that a message can be read whenever the homeserver sends it again.
+	DeleteKeys MatrixDeleteKeys `yaml:"delete_keys"`
+	// VerificationLevels are the lowest trust in people's devices.
+	VerificationLevels MatrixVerification `yaml:"verification_levels"`
+	// AllowKeySharing gives admins' devices keys that they have missed. Default false.
+	AllowKeySharing bool `yaml:"allow_key_sharing"`
+	// Rotation is how often the keys of rooms change that the bridge encrypts.
+	Rotation MatrixRotation `yaml:"rotation"`
+	// WarnDevices is how many devices ghosts may have in an encrypted room before the admin is told, by the
+	// log and by the bot: each costs people's apps. Default 200.
+	WarnDevices int `yaml:"warn_devices"`
 	// InitialGhosts is how many remote participants join when a room is made here; the others join
 	// when they first speak or are mentioned. Default 100.
 	InitialGhosts int `yaml:"initial_ghosts"`
 	// Federate lets users of other homeservers into rooms that the bridge makes, if the permissions
 	// allow them. Default false.
 	Federate bool `yaml:"federate"`
+	// Notices passes on what bots say, other bridges among them (m.notice). Default false.
+	Notices bool `yaml:"notices"`
 	// NoStatusEvents leaves out the events that tell a client what became of a message. Default false.
 	NoStatusEvents bool `yaml:"no_status_events"`
+}
+
+// MatrixDeleteKeys says when keys of encrypted rooms are deleted.
+type MatrixDeleteKeys struct {
+	// RatchetOnDecrypt forgets the key of a message once it is read. Default false.
+	RatchetOnDecrypt bool `yaml:"ratchet_on_decrypt"`
+	// DeleteFullyUsedOnDecrypt deletes a session when all its messages are read. Default false.
+	DeleteFullyUsedOnDecrypt bool `yaml:"delete_fully_used_on_decrypt"`
+	// DeletePrevOnNewSession deletes the sessions of a device when it begins another one. Default false.
+	DeletePrevOnNewSession bool `yaml:"delete_prev_on_new_session"`
+	// DeleteOnDeviceDelete deletes the sessions of a device that is deleted. Default false.
+	DeleteOnDeviceDelete bool `yaml:"delete_on_device_delete"`
+	// PeriodicallyDeleteExpired deletes sessions older than the room's rotation period, daily. Default false.
+	PeriodicallyDeleteExpired bool `yaml:"periodically_delete_expired"`
+	// DeleteOutdatedInbound deletes, at the start, sessions that do not say when they expire. Default false.
+	DeleteOutdatedInbound bool `yaml:"delete_outdated_inbound"`
+}
+
+// MatrixVerification holds levels of trust in devices: "unverified", "unknown-device", "cross-signed-untrusted",
+// "cross-signed-tofu", "cross-signed-verified" or "verified".
+type MatrixVerification struct {
+	// Receive is for taking a device's messages. Default "unverified".
+	Receive string `yaml:"receive"`
+	// Send is for letting a device read. Default "unverified".
+	Send string `yaml:"send"`
+	// Share is for giving it keys that it has missed. Default "cross-signed-tofu".
+	Share string `yaml:"share"`
+}
+
+// MatrixRotation is how often keys change.
+type MatrixRotation struct {
+	// EnableCustom writes the next two into the rooms that the bridge encrypts. Default false.
+	EnableCustom bool `yaml:"enable_custom"`
+	// Milliseconds that a key is used. Default 604800000, a week.
+	Milliseconds int64 `yaml:"milliseconds"`
+	// Messages that a key is used for. Default 100.
+	Messages int `yaml:"messages"`
+	// DisableDeviceChangeKeyRotation keeps a key when somebody's devices change. Default false.
+	DisableDeviceChangeKeyRotation bool `yaml:"disable_device_change_key_rotation"`
 }
 
 // Federation is the way to other providers: HTTPS with mutual TLS (draft-ietf-mimi-protocol).

@@ -62,8 +62,9 @@ type bridge struct {
 
 	// working is held for reading while something is shown or carried out; whoever has set gone waits for those to end.
 	working   sync.RWMutex
-	gone      atomic.Bool // Uninstall has begun: nothing is shown or taken any more
-	uninstall sync.Mutex  // one at a time
+	gone      atomic.Bool  // Uninstall has begun: nothing is shown or taken any more
+	uninstall sync.Mutex   // one at a time
+	plumbs    atomic.Int64 // rooms in which a confirmation is waited for
 
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
@@ -85,6 +86,9 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 		registered: map[id.UserID]string{}, certain: map[string]bool{}, warned: map[string]time.Time{}, founders: map[id.RoomID][]id.UserID{}, expiryWake: make(chan struct{}, 1),
 	}
 	b.inbox.b = b
+	if err := b.countPlumbs(ctx); err != nil {
+		return err
+	}
 	if gone, err := st.setting(ctx, goneKey); err != nil {
 		return err
 	} else if gone == txnID("gone", a.reg.ASToken) { // another registration begins anew
@@ -190,7 +194,7 @@ func (a *Adapter) Deliver(ctx context.Context, ev adapter.Event) (err error) {
 
 // permitted reports whether a Matrix user may use the bridge.
 func (b *bridge) permitted(user id.UserID) bool {
-	return b.host.Level(string(user)) >= adapter.LevelUser
+	return b.host.Level(string(user)) >= adapter.LevelUser && !isPuppet(user)
 }
 
 // person returns the MIMI user of a Matrix user who may use the bridge.

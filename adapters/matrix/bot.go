@@ -498,67 +498,6 @@ func (b *bridge) cmdRelay(ctx context.Context, c call) (string, error) {
 
 func relayKey(p portal) string { return "relay " + p.uri.String() }
 
-// cmdPlumb makes the room that it is said in the portal of a MIMI room. It takes all power in the one, and an admin's role in the other.
-func (b *bridge) cmdPlumb(ctx context.Context, c call) (string, error) {
-	uri, err := mimiuri.ParseKind(c.arg(0), mimiuri.Room)
-	switch {
-	case err != nil:
-		return noRoom, nil
-	case c.in || c.room == "":
-		return "Say this in a Matrix room that is no MIMI room yet.", nil
-	}
-	var now object
-	if err := b.hs.state(ctx, b.hs.bot, c.room, "m.room.power_levels", "", &now); err != nil {
-		return "", err
-	}
-	creators, err := b.creators(ctx, c.room)
-	if err != nil {
-		return "", err
-	}
-	if powers(now)[c.user] < 100 && !slices.Contains(creators, c.user) {
-		return "You need power level 100 in this room to connect it.", nil
-	}
-	state, err := b.hs.allState(ctx, b.hs.bot, c.room)
-	if err != nil {
-		return "", err
-	}
-	for _, ev := range state {
-		body := asObject(ev.Content)
-		if (ev.Type == "m.bridge" || ev.Type == "uk.half-shot.bridge") && body.object("protocol").str("id") == "mimi" && body.str("bridgebot") != string(b.hs.bot) {
-			return "Another bridge connects this room to MIMI already.", nil
-		}
-	}
-	if ok, err := b.manages(ctx, c, uri); err != nil || !ok {
-		return "The other side has to agree: you have to be an admin of that MIMI room. Join it first.", err
-	}
-	p, ok, err := b.st.portal(ctx, uri)
-	if err != nil || !ok || p.closing {
-		return "The MIMI room has no participants here.", err
-	}
-	old := p
-	if err := b.st.movePortal(p, c.room); err != nil {
-		return "", err
-	}
-	p.room, p.own = c.room, false
-	if err := b.st.disown(p, c.user, id.EventID(c.origin)); err != nil {
-		return "", err
-	}
-	b.setCertain(uri.String(), false)
-	p.creator, p.creation = c.user, id.EventID(c.origin)
-	if err := b.joinGhosts(ctx, p); err != nil {
-		return "", err
-	}
-	for _, typ := range []string{"m.bridge", "uk.half-shot.bridge"} {
-		if err := b.putRoomState(ctx, p, typ, bridgeKey+"://"+uri.String(), b.bridgeInfo(p)); err != nil {
-			return "", err
-		}
-	}
-	if err := b.inviteOthers(ctx, p, b.hs.bot); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("This room is %s now.", uri), b.emptyRoom(ctx, old, "the MIMI room has moved to another Matrix room")
-}
-
 // cmdUnplumb takes the bridge out of a room: everybody here leaves the MIMI room, and everybody of ours this one.
 func (b *bridge) cmdUnplumb(ctx context.Context, c call) (string, error) {
 	if !c.in {

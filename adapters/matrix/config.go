@@ -32,6 +32,8 @@ type Config struct {
 	// RememberMessages is how long it is kept which event is which message: what refers to an older one is shown without
 	// that. Zero is 90 days.
 	RememberMessages time.Duration
+	// Notices passes notices on (m.notice), which are said by bots, other bridges among them.
+	Notices bool
 	// NoStatusEvents leaves out the message status events that tell a local user's client what became of a message.
 	// Notices about failures are sent all the same.
 	NoStatusEvents bool
@@ -46,8 +48,49 @@ type Config struct {
 	// Encryption is "off", "allowed" (rooms that people have encrypted are portals like others) or "default" (the bot's portals
 	// are encrypted). Empty is "allowed" where this build has encryption (the build tag goolm), else "off".
 	Encryption string
+	Keys       Keys
 
 	noProbe bool // tests: what the homeserver pushes is not looked into
+}
+
+// Keys says which keys of encrypted rooms are deleted when, which devices are believed, and how often keys change. The names and meanings are
+// those of mautrix's bridges. Keys for what the bridge itself writes are never stored for reading.
+type Keys struct {
+	RatchetOnDecrypt          bool // forget the key of a message once it is read
+	DeleteFullyUsedOnDecrypt  bool // delete a session that cannot be used any more
+	DeletePrevOnNewSession    bool // delete a device's earlier sessions when it begins another one
+	DeleteOnDeviceDelete      bool // delete a device's sessions when it is deleted
+	PeriodicallyDeleteExpired bool // delete sessions older than the room's rotation period, daily
+	DeleteOutdatedInbound     bool // at the start: delete sessions of which it is not known when they expire
+
+	// The lowest trust in a person's device: unverified, unknown-device, cross-signed-untrusted, cross-signed-tofu, cross-signed-verified,
+	// verified. Empty is unverified for Receive (to take its messages) and Send (to let it read), cross-signed-tofu for Share (to give
+	// it keys that it has missed, where AllowSharing is set).
+	Receive, Send, Share string
+	AllowSharing         bool
+
+	// RotateAfter and RotateMessages are written into the rooms that the bot encrypts: how long, and for how many messages, everybody uses a
+	// key. Zero leaves it to the clients (a week, 100 messages).
+	RotateAfter    time.Duration
+	RotateMessages int
+	// KeepOnDeviceChange: people's devices coming and going are no reason for new keys.
+	KeepOnDeviceChange bool
+
+	// WarnDevices is the number of ghosts' devices in an encrypted room above which the admin is told: each costs the clients of the
+	// people there. Zero is 200.
+	WarnDevices int
+}
+
+// trustOf reads a level of trust, as mautrix calls them; empty is usual.
+func trustOf(level string, usual id.TrustState) (id.TrustState, error) {
+	if level == "" {
+		return usual, nil
+	}
+	t := id.ParseTrustState(level)
+	if t == id.TrustStateInvalid || t < id.TrustStateUnset {
+		return t, fmt.Errorf("matrix: %q is no level of verification: say unverified, unknown-device, cross-signed-untrusted, cross-signed-tofu, cross-signed-verified or verified", level)
+	}
+	return t, nil
 }
 
 // Name is what this adapter is called in origins and rows.
@@ -88,6 +131,17 @@ func New(cfg Config) (adapter.Adapter, error) {
 		}
 	default:
 		return nil, fmt.Errorf("matrix: encryption is %q, not off, allowed or default", cfg.Encryption)
+	}
+	for _, level := range []string{cfg.Keys.Receive, cfg.Keys.Send, cfg.Keys.Share} {
+		if _, err := trustOf(level, 0); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Keys.RotateAfter < 0 || cfg.Keys.RotateMessages < 0 || cfg.Keys.WarnDevices < 0 {
+		return nil, errors.New("matrix: rotation and the number of devices cannot be negative")
+	}
+	if cfg.Keys.WarnDevices == 0 {
+		cfg.Keys.WarnDevices = 200
 	}
 	if cfg.InitialGhosts == 0 {
 		cfg.InitialGhosts = 100

@@ -17,10 +17,9 @@ func TestAddedFromElsewhere(t *testing.T) {
 	room := w.tw.newRoom("mimi://xmpp.example/r/balcony", "Balcony", romeo, mercutio)
 	w.tw.add(room, romeo, local("juliet"))
 	w.tw.say(room, romeo, "before you joined")
+	w.tw.settled(w.ctx)
 	matrixRoom := w.accept(juliet)
 
-	_, err := juliet.WaitText(w.ctx, matrixRoom, "before you joined")
-	w.must(err)
 	t.Run("the portal", func(t *testing.T) {
 		state, err := juliet.State(w.ctx, matrixRoom)
 		w.must(err)
@@ -34,7 +33,7 @@ func TestAddedFromElsewhere(t *testing.T) {
 		}
 		for key, want := range map[string][2]string{
 			"m.room.name":                        {"name", "Balcony"},
-			"m.room.history_visibility":          {"history_visibility", "invited"},
+			"m.room.history_visibility":          {"history_visibility", "joined"},
 			"m.room.canonical_alias":             {"alias", "#mimi_balcony=xmpp.example:" + server},
 			"m.room.join_rules":                  {"join_rule", "invite"},
 			"m.room.member " + ghostOf(romeo):    {"displayname", "romeo (xmpp.example)"},
@@ -54,6 +53,7 @@ func TestAddedFromElsewhere(t *testing.T) {
 		}
 	})
 
+	w.tw.settled(w.ctx)
 	first, err := juliet.SendText(w.ctx, matrixRoom, "O Romeo", "")
 	w.must(err)
 	in := w.tw.intent(w.ctx, "O Romeo", sends("O Romeo"))
@@ -65,6 +65,9 @@ func TestAddedFromElsewhere(t *testing.T) {
 	w.must(err)
 	if got.Sender != ghostOf(romeo) || got.String("msgtype") != "m.text" {
 		t.Errorf("%+v", got)
+	}
+	if seen := w.texts(juliet, matrixRoom); slices.Contains(seen, ghostOf(romeo)+": before you joined") || !slices.Contains(seen, ghostOf(romeo)+": shall I hear more?") {
+		t.Errorf("from before she came in she sees %q", seen)
 	}
 	w.must2(juliet.Send(w.ctx, matrixRoom, "m.room.message", map[string]any{"msgtype": "m.emote", "body": "sighs"}, ""))
 	w.tw.intent(w.ctx, "an emote", sends("* juliet sighs"))

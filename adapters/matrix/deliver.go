@@ -16,7 +16,10 @@ import (
 func (b *bridge) deliver(ctx context.Context, ev adapter.Event) error {
 	switch ev.Kind {
 	case adapter.Message:
-		return b.showMessage(ctx, ev)
+		if err := b.showMessage(ctx, ev); err != nil || b.plumbs.Load() == 0 {
+			return err
+		}
+		return b.onConfirmation(ctx, ev)
 	case adapter.Joined:
 		return b.showJoined(ctx, ev)
 	case adapter.Left:
@@ -92,8 +95,12 @@ func (b *bridge) showJoined(ctx context.Context, ev adapter.Event) error {
 				return err
 			}
 		}
-		// Who came in on Matrix, by making the room or by joining it, is there already.
-		if _, room, own := ours(ev.Origin); !own || room != p.room {
+		// Who came in on Matrix, by making the room or by joining it, is there already; who has knocked is not.
+		m, err := b.st.member(ctx, p.room, mxid)
+		if err != nil {
+			return err
+		}
+		if _, room, own := ours(ev.Origin); !own || room != p.room || m.membership == "knock" {
 			if err := b.invitePerson(ctx, p, mxid); err != nil {
 				return err
 			}

@@ -4,10 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
 
+	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
 )
 
@@ -39,7 +43,10 @@ type encryption interface {
 // newEncryption makes the implementation; nil in a build without it.
 var newEncryption func(b *bridge) encryption
 
-var errUndecryptable = errors.New("matrix: an event cannot be decrypted")
+var (
+	errUndecryptable = errors.New("matrix: an event cannot be decrypted")
+	errUntrusted     = errors.New("matrix: an event is from a device that is not trusted enough")
+)
 
 // What Config.Encryption can be.
 const (
@@ -47,6 +54,18 @@ const (
 	encryptionAllowed = "allowed" // rooms that people have encrypted are
 	encryptionDefault = "default" // portals of the bot's are encrypted from the beginning
 )
+
+// encryptionEvent is the content of m.room.encryption in a room that the bot encrypts.
+func (b *bridge) encryptionEvent() map[string]any {
+	body := map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}
+	if d := b.cfg.Keys.RotateAfter; d > 0 {
+		body["rotation_period_ms"] = d.Milliseconds()
+	}
+	if n := b.cfg.Keys.RotateMessages; n > 0 {
+		body["rotation_period_msgs"] = n
+	}
+	return body
+}
 
 func encryptedKey(room id.RoomID) string { return "encrypted " + string(room) }
 
@@ -127,6 +146,8 @@ func (b *bridge) opened(ctx context.Context, ev rawEvent) (out rawEvent, why str
 	}
 	typ, body, err := b.e2ee.decrypt(ctx, ev)
 	switch {
+	case errors.Is(err, errUntrusted):
+		return ev, "Not delivered: this device is not verified, and the bridge takes messages of verified devices only. Verify this session in your app's settings.", nil
 	case errors.Is(err, errUndecryptable):
 		b.log.Info().Err(err).Str("matrix_room", string(ev.RoomID)).Str("event", string(ev.ID)).Msg("an event could not be decrypted")
 		return ev, "Not delivered: this message could not be decrypted by the bridge. Send it again.", nil
@@ -137,6 +158,50 @@ func (b *bridge) opened(ctx context.Context, ev rawEvent) (out rawEvent, why str
 	}
 	ev.Type, ev.Content = typ, body
 	return ev, "", nil
+}
+
+// tellAdmins tells the admins of this provider who have a room with the bot, once for each key.
+func (b *bridge) tellAdmins(ctx context.Context, key, text string) error {
+	keys, err := list[string](ctx, b.st.sql, `SELECT key FROM matrix_setting WHERE key LIKE 'management %' ORDER BY key`)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		user := id.UserID(strings.TrimPrefix(k, managementKey("")))
+		if b.host.Level(string(user)) < adapter.LevelAdmin {
+			continue
+		}
+		room, err := b.management(ctx, user)
+		if err != nil {
+			return err
+		}
+		if err := b.say(ctx, room, "", key, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countDevices tells the admins when the ghosts of an encrypted room have so many devices that people's clients feel it.
+func (b *bridge) countDevices(ctx context.Context, room id.RoomID) error {
+	var n int
+	if err := b.st.sql.QueryRowContext(ctx, `SELECT COUNT(*) FROM matrix_member WHERE room_id = $1 AND membership = 'join' AND 'device ' || user_id IN
+		(SELECT key FROM matrix_setting WHERE key LIKE 'device %')`, string(room)).Scan(&n); err != nil {
+		return fmt.Errorf("matrix: count devices: %w", err)
+	}
+	if n <= b.cfg.Keys.WarnDevices {
+		return nil
+	}
+	key := "devices told " + string(room)
+	if told, err := b.st.setting(ctx, key); err != nil || told != "" {
+		return err
+	}
+	b.log.Warn().Str("matrix_room", string(room)).Int("devices", n).Str("cure", "move the room to one without encryption on Matrix, or leave it at that: delete_keys and rotation do not change the number").
+		Msg("an encrypted room has many devices of ghosts; the first message after each change is slow in people's apps")
+	if err := b.tellAdmins(ctx, key, fmt.Sprintf("The encrypted room %s has %d devices of users from elsewhere: the first message after each change of members is slow in people's apps.", room, n)); err != nil {
+		return err
+	}
+	return b.st.set(key, strconv.Itoa(n))
 }
 
 // keyFault sorts an error of encrypting: nearly all are the homeserver's, and pass.

@@ -23,6 +23,7 @@ import (
 	"maunium.net/go/mautrix/event"
 	"maunium.net/go/mautrix/id"
 
+	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
 )
 
@@ -134,7 +135,9 @@ func (m *machines) of(ctx context.Context, user id.UserID) (*crypto.OlmMachine, 
 	quiet := zerolog.Nop() // its log names keys
 	mach := crypto.NewOlmMachine(client, &quiet, crypto.NewSQLCryptoStore(m.store, nil, string(user), d.ID, m.key), stateOf{m.b})
 	mach.DontStoreOutboundKeys = true // nobody of ours reads what ours have written
-	mach.DisableDeviceChangeKeyRotation = false
+	if err := m.configure(mach); err != nil {
+		return nil, err
+	}
 	if err := mach.Load(ctx); err != nil {
 		return nil, fmt.Errorf("matrix: load the keys of %s: %w", user, err)
 	}
@@ -154,8 +157,48 @@ func (m *machines) of(ctx context.Context, user id.UserID) (*crypto.OlmMachine, 
 			return nil, err
 		}
 	}
+	if user == m.b.hs.bot { // nobody else is sent keys
+		if m.b.cfg.Keys.DeleteOutdatedInbound {
+			if _, err := mach.CryptoStore.RedactOutdatedGroupSessions(ctx); err != nil {
+				return nil, fmt.Errorf("matrix: delete outdated keys: %w", err)
+			}
+		}
+		if m.b.cfg.Keys.PeriodicallyDeleteExpired && m.b.inbox.ctx != nil {
+			go mach.ExpiredKeyDeleteLoop(m.b.inbox.ctx)
+		}
+	}
 	m.list[user] = mach
 	return mach, nil
+}
+
+// configure applies the settings about keys to a machine.
+func (m *machines) configure(mach *crypto.OlmMachine) (err error) {
+	k := m.b.cfg.Keys
+	mach.RatchetKeysOnDecrypt, mach.DeleteFullyUsedKeysOnDecrypt = k.RatchetOnDecrypt, k.DeleteFullyUsedOnDecrypt
+	mach.DeletePreviousKeysOnReceive, mach.DeleteKeysOnDeviceDelete = k.DeletePrevOnNewSession, k.DeleteOnDeviceDelete
+	mach.DisableDeviceChangeKeyRotation = k.KeepOnDeviceChange
+	if mach.SendKeysMinTrust, err = trustOf(k.Send, id.TrustStateUnset); err != nil {
+		return err
+	}
+	if mach.ShareKeysMinTrust, err = trustOf(k.Share, id.TrustStateCrossSignedTOFU); err != nil {
+		return err
+	}
+	mach.AllowKeyShare = func(ctx context.Context, device *id.Device, info event.RequestedKeyInfo) *crypto.KeyShareRejection {
+		if !k.AllowSharing {
+			return &crypto.KeyShareRejectNoResponse
+		}
+		if device.Trust == id.TrustStateBlacklisted {
+			return &crypto.KeyShareRejectBlacklisted
+		}
+		if trust, err := mach.ResolveTrustContext(ctx, device); err != nil || trust < mach.ShareKeysMinTrust {
+			return &crypto.KeyShareRejectUnverified
+		}
+		if now, err := m.b.st.member(ctx, info.RoomID, device.UserID); err != nil || now.membership != "join" || m.b.host.Level(string(device.UserID)) < adapter.LevelAdmin {
+			return &crypto.KeyShareRejectOtherUser
+		}
+		return nil
+	}
+	return nil
 }
 
 // sign makes cross-signing keys and signs the device with them. They are not kept: they have nothing else to sign.
@@ -340,6 +383,9 @@ func (m *machines) received(ctx context.Context, transaction object) {
 
 // devicesChanged makes new keys necessary in the rooms of users whose devices have changed.
 func (m *machines) devicesChanged(ctx context.Context, users []id.UserID) error {
+	if m.b.cfg.Keys.KeepOnDeviceChange {
+		return nil
+	}
 	for _, user := range users {
 		shared, err := stateOf{m.b}.FindSharedRooms(ctx, user)
 		if err != nil {
@@ -441,9 +487,17 @@ func (m *machines) changed(ctx context.Context, room id.RoomID) error {
 }
 
 func (m *machines) encrypt(ctx context.Context, as id.UserID, room id.RoomID, typ string, body map[string]any) (map[string]any, error) {
+	m.mu.Lock()
+	first := m.list[as] == nil
+	m.mu.Unlock()
 	mach, err := m.of(ctx, as)
 	if err != nil {
 		return nil, err
+	}
+	if first {
+		if err := m.b.countDevices(ctx, room); err != nil {
+			return nil, err
+		}
 	}
 	kind := event.Type{Type: typ, Class: event.MessageEventType}
 	sealed, err := mach.EncryptMegolmEvent(ctx, room, kind, body)
@@ -474,9 +528,11 @@ func (m *machines) readers(ctx context.Context, as id.UserID, room id.RoomID) ([
 	if err != nil {
 		return nil, err
 	}
-	invited, err := m.b.st.membersOf(ctx, room, "invite")
-	if err != nil {
-		return nil, err
+	var invited []id.UserID
+	if m.invitedRead(ctx, as, room) {
+		if invited, err = m.b.st.membersOf(ctx, room, "invite"); err != nil {
+			return nil, err
+		}
 	}
 	var out []id.UserID
 	for _, u := range append(joined, invited...) {
@@ -485,6 +541,14 @@ func (m *machines) readers(ctx context.Context, as id.UserID, room id.RoomID) ([
 		}
 	}
 	return out, nil
+}
+
+// invitedRead reports whether who is invited may read already what is said, by the room's history visibility.
+func (m *machines) invitedRead(ctx context.Context, as id.UserID, room id.RoomID) bool {
+	var now struct {
+		Visibility string `json:"history_visibility"`
+	}
+	return m.b.hs.state(ctx, as, room, "m.room.history_visibility", "", &now) != nil || now.Visibility != "joined"
 }
 
 // keyWait is how long a message waits for its key, which is sent on another way.
@@ -516,6 +580,10 @@ func (m *machines) decrypt(ctx context.Context, ev rawEvent) (string, json.RawMe
 	if err != nil {
 		return "", nil, fmt.Errorf("%w: %w", errUndecryptable, err)
 	}
+	least, err := trustOf(m.b.cfg.Keys.Receive, id.TrustStateUnset)
+	if err != nil || out.Mautrix.TrustState < least {
+		return "", nil, errUntrusted
+	}
 	body := out.Content.VeryRaw
 	if out.Content.Raw != nil {
 		if body, err = json.Marshal(out.Content.Raw); err != nil {
@@ -545,7 +613,7 @@ func (s stateOf) GetEncryptionEvent(ctx context.Context, room id.RoomID) (*event
 }
 
 func (s stateOf) GetHistoryVisibility(context.Context, id.RoomID) (*event.HistoryVisibilityEventContent, error) {
-	return &event.HistoryVisibilityEventContent{HistoryVisibility: event.HistoryVisibilityInvited}, nil
+	return &event.HistoryVisibilityEventContent{HistoryVisibility: event.HistoryVisibilityJoined}, nil
 }
 
 func (s stateOf) FindSharedRooms(ctx context.Context, user id.UserID) ([]id.RoomID, error) {

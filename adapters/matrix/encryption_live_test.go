@@ -6,13 +6,23 @@ import (
 	"fmt"
 	"testing"
 
+	"maunium.net/go/mautrix/id"
+
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
-// js creates a local user and logs matrix-js-sdk in, with encryption.
+// js creates a local user and logs matrix-js-sdk in, with encryption and a device that is cross-signed.
 func (w *world) js(name string) *testnet.JSClient {
+	w.t.Helper()
+	c := w.unsigned(name)
+	w.must(c.Do(w.ctx, "sign", nil, nil))
+	return c
+}
+
+// unsigned is js for somebody who has not verified their device.
+func (w *world) unsigned(name string) *testnet.JSClient {
 	w.t.Helper()
 	w.must(w.hs.CreateUser(w.ctx, name, "secret-of-"+name))
 	c, err := testnet.StartJS(w.ctx, w.hs.URL, name, "secret-of-"+name)
@@ -23,7 +33,6 @@ func (w *world) js(name string) *testnet.JSClient {
 		}
 		c.Stop()
 	})
-	w.must(c.Do(w.ctx, "sign", nil, nil))
 	return c
 }
 
@@ -147,4 +156,107 @@ func TestEncryptedPortal(t *testing.T) {
 		t.Logf("the first message after %d more ghost devices took the client %.0f ms", n, resp.MS)
 	}
 	w.tw.settled(w.ctx)
+}
+
+// TestKeys: which devices are believed, which keys are deleted, how often they change, and that the admin is told of many devices.
+func TestKeys(t *testing.T) {
+	w := newWorldWith(t, func(c *Config) {
+		c.Encryption = encryptionDefault
+		c.Keys = Keys{Receive: "cross-signed-tofu", DeleteFullyUsedOnDecrypt: true, RatchetOnDecrypt: true, RotateMessages: 1, WarnDevices: 1}
+	})
+	juliet, nurse := w.js("juliet"), w.unsigned("nurse")
+	w.tw.setLevel(juliet.UserID, adapter.LevelAdmin)
+	own, err := w.bridge().management(w.ctx, id.UserID(juliet.UserID))
+	w.must(err)
+	w.must(juliet.Do(w.ctx, "join", map[string]any{"room": string(own)}, nil))
+	uri := w.tw.newRoom("mimi://xmpp.example/r/vault", "Vault", romeo, mercutio)
+	w.tw.add(uri, romeo, local("juliet"))
+	w.tw.add(uri, romeo, local("nurse"))
+	w.tw.settled(w.ctx)
+	p, _, err := w.bridge().st.portal(w.ctx, uri)
+	w.must(err)
+	room := string(p.room)
+	for _, c := range []*testnet.JSClient{juliet, nurse} {
+		w.must(c.Do(w.ctx, "join", map[string]any{"room": room}, nil))
+	}
+	send := func(c *testnet.JSClient, text string) {
+		t.Helper()
+		w.must(c.Do(w.ctx, "send", map[string]any{"room": room, "type": "m.room.message", "content": map[string]any{"msgtype": "m.text", "body": text}}, nil))
+	}
+
+	feature(t, "encrypted rooms: verification levels", "m.room.encrypted", "from Matrix", "matrix-js-sdk")
+	send(nurse, "I have no papers")
+	_, err = nurse.WaitMessage(w.ctx, room, func(e testnet.JSEvent) bool { return containsFold(e.Data.Text(), "this device is not verified") })
+	w.must(err)
+	send(juliet, "I have")
+	w.tw.intent(w.ctx, "from a verified device", sends("I have"))
+	if n := w.tw.count(sends("I have no papers")); n != 0 {
+		t.Error("a device that is not verified was believed")
+	}
+
+	feature(t, "encrypted rooms: rotation", "m.room.encryption", "to Matrix", "matrix-js-sdk")
+	var enc map[string]any
+	w.must(w.bridge().hs.state(w.ctx, w.bridge().hs.bot, p.room, "m.room.encryption", "", &enc))
+	if enc["rotation_period_msgs"] != 1.0 {
+		t.Errorf("%v", enc)
+	}
+	feature(t, "encrypted rooms: keys that are deleted", "m.room.encrypted", "from Matrix", "matrix-js-sdk")
+	var kept, all int
+	w.must(w.tw.db.QueryRow(`SELECT COUNT(session), COUNT(*) FROM crypto_megolm_inbound_session
+		WHERE sender_key IN (SELECT identity_key FROM crypto_device WHERE user_id = $1)`, juliet.UserID).Scan(&kept, &all))
+	if kept != 0 || all == 0 {
+		t.Errorf("of %d sessions %d can still be read", all, kept)
+	}
+
+	feature(t, "encrypted rooms: the admin is told of many devices", "m.room.message", "to Matrix", "matrix-js-sdk")
+	w.tw.say(uri, romeo, "one")
+	w.tw.say(uri, mercutio, "two")
+	_, err = juliet.WaitMessage(w.ctx, string(own), func(e testnet.JSEvent) bool {
+		return containsFold(e.Data.Text(), "devices of users from elsewhere")
+	})
+	w.must(err)
+	w.tw.settled(w.ctx)
+}
+
+// BenchmarkFirstSend measures what devices of ghosts cost the client of a person: its first message after they have come, in milliseconds.
+// Use -benchtime 1x: each number is a homeserver of its own, filled with ghosts that have spoken.
+func BenchmarkFirstSend(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			w := newWorldWith(b, func(c *Config) { c.Encryption, c.InitialGhosts, c.Keys.WarnDevices = encryptionDefault, 2000, 5000 })
+			juliet := w.js("juliet")
+			names := []string{romeo}
+			for i := range n - 1 {
+				names = append(names, fmt.Sprintf("mimi://xmpp.example/u/guest%d", i))
+			}
+			room := w.tw.newRoom("mimi://xmpp.example/r/vault", "Vault", names...)
+			w.tw.add(room, romeo, local("juliet"))
+			invite, err := juliet.Wait(w.ctx, func(e testnet.JSEvent) bool { return e.Kind == "invite" })
+			w.must(err)
+			w.must(juliet.Do(w.ctx, "join", map[string]any{"room": invite.Room}, nil))
+			for _, name := range names {
+				w.tw.say(room, name, "here")
+			}
+			w.tw.say(room, names[n-1], "all here")
+			w.tw.until(w.ctx, "all ghosts have spoken", func() bool {
+				return w.tw.rooms[room].delivered == len(w.tw.events[room])
+			})
+			_, err = juliet.WaitMessage(w.ctx, invite.Room, func(e testnet.JSEvent) bool { return e.Data.Text() == "all here" })
+			w.must(err)
+			send := func(text string) float64 {
+				var resp struct {
+					MS float64 `json:"ms"`
+				}
+				w.must(juliet.Do(w.ctx, "send", map[string]any{"room": invite.Room, "type": "m.room.message", "content": map[string]any{"msgtype": "m.text", "body": text}}, &resp))
+				w.tw.intent(w.ctx, "a message", sends(text))
+				return resp.MS
+			}
+			first := send("to all")
+			b.ReportMetric(first, "ms/first")
+			b.ReportMetric(send("again"), "ms/second")
+			b.ReportMetric(0, "ns/op")
+			for b.Loop() {
+			}
+		})
+	}
 }

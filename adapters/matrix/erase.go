@@ -122,7 +122,7 @@ func (s *store) forgetMessages(now, before time.Time) error {
 
 // dropSettings forgets what was noted about a portal.
 func dropSettings(tx *sql.Tx, p portal) error {
-	for _, key := range []string{"topic " + p.uri.String(), "avatar " + p.uri.String(), "waiting " + p.uri.String(), relayKey(p), timerKey(p)} {
+	for _, key := range []string{"topic " + p.uri.String(), "avatar " + p.uri.String(), "waiting " + p.uri.String(), relayKey(p), timerKey(p), plumbKey(p.uri)} {
 		if _, err := tx.Exec(`DELETE FROM matrix_setting WHERE key = $1`, key); err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func newService(t testing.TB) *service {
 	s := &service{t: t, ctx: ctx, tw: newTwin(t), stub: newStub(t)}
 	s.cfg = Config{
 		Homeserver: s.stub.url, ServerName: server, Listen: testnet.Loopback(ports[0]),
-		Registration: filepath.Join(t.TempDir(), "registration.yaml"), MaxTransaction: 1 << 20, RequestTimeout: time.Second, noProbe: true,
+		Registration: filepath.Join(t.TempDir(), "registration.yaml"), MaxTransaction: 1 << 20, RequestTimeout: time.Second, Notices: true, noProbe: true,
 	}
 	if s.reg, err = NewRegistration(s.cfg.Registration, "http://"+s.cfg.Listen, server); err != nil {
 		t.Fatal(err)

@@ -111,6 +111,16 @@ func (b *bridge) onInvite(ctx context.Context, ev rawEvent, user id.UserID, p po
 		if next, err := b.st.setting(ctx, upgradeKey(ev.RoomID)); err != nil || next != "" {
 			return errors.Join(err, b.moveTo(ctx, ev.RoomID))
 		}
+		if string(asObject(ev.Content)["is_direct"]) == "true" {
+			// From now on this is where the bot talks with them.
+			if now, err := b.st.setting(ctx, managementKey(ev.Sender)); err != nil {
+				return err
+			} else if now == "" {
+				if err := b.st.set(managementKey(ev.Sender), string(ev.RoomID)); err != nil {
+					return err
+				}
+			}
+		}
 		return b.say(ctx, ev.RoomID, "", "help "+string(ev.ID), helpText)
 	}
 	target, ok, err := b.ghostURI(ctx, user)
@@ -128,6 +138,11 @@ func (b *bridge) onInvite(ctx context.Context, ev rawEvent, user id.UserID, p po
 		return b.adoptDirect(ctx, ev, actor, target, user)
 	}
 	if !isPortal {
+		if why, err := b.bridgedAlready(ctx, ev.RoomID, []mimiuri.URI{target}); err != nil {
+			return err
+		} else if why != "" {
+			return errors.Join(b.say(ctx, ev.RoomID, ev.ID, "twice", why), b.decline(ctx, ev.RoomID, user, why))
+		}
 		if p, err = b.adoptRoom(ctx, ev); err != nil {
 			return err
 		}
@@ -277,7 +292,7 @@ func (b *bridge) onJoin(ctx context.Context, ev rawEvent, user id.UserID, p port
 		return err
 	}
 	// Not a participant. They may have been removed between their joining and now.
-	if still, err := b.stillMember(ctx, p, user, "join"); err != nil || !still {
+	if still, err := b.stillMember(ctx, p, user, asObject(ev.Content).str("membership")); err != nil || !still {
 		return err
 	}
 	in := adapter.Intent{Room: p.uri, OriginID: string(ev.ID), OriginTime: ev.time()}
@@ -287,6 +302,9 @@ func (b *bridge) onJoin(ctx context.Context, ev rawEvent, user id.UserID, p port
 		in.Kind, in.Actor = adapter.JoinRoom, uri
 	}
 	if !b.permitted(user) {
+		if by, err := b.st.setting(ctx, relayKey(p)); err != nil || by != "" {
+			return err // they are heard through somebody else
+		}
 		return b.undo(ctx, refusedIntent{kind: adapter.Invite, uri: p.uri, room: p.room, event: ev.ID, actor: in.Actor, target: uri,
 			err: fault.Newf(fault.Forbidden, "%s may not use this bridge; its administrator can allow it", user)})
 	}
@@ -392,6 +410,9 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 	}
 	sender, ok := b.person(ev.Sender)
 	relayed := ""
+	if !ok && isPuppet(ev.Sender) {
+		return false, nil // what another bridge says comes another way, or comes round
+	}
 	if !ok {
 		// Somebody who has switched the relay on may lend them their voice.
 		by, err := b.st.setting(ctx, relayKey(p))
@@ -416,6 +437,9 @@ func (b *bridge) onMessage(ctx context.Context, ev rawEvent) (handed bool, err e
 	}
 	if _, command := isCommand(body); command && relayed == "" && ev.Type == "m.room.message" {
 		return false, b.onCommand(ctx, ev, body, p, true)
+	}
+	if ev.Type == "m.room.message" && body.str("msgtype") == "m.notice" && !b.cfg.Notices {
+		return false, nil
 	}
 	what, err := b.translate(ctx, p, ev, body, sender)
 	if relayed != "" && what.msg != nil && !nameRelayed(what.msg, relayed) {

@@ -339,7 +339,7 @@ func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, err
 	alias := portalAlias(uri, b.server)
 	// The alias makes this happen once: after a crash between the homeserver's making the room and its being
 	// stored here, making it again is refused, and the room is found by its alias.
-	request := b.newRoom(p, alias, append(ghosts, people...), r)
+	request := b.newRoom(p, alias, append(ghosts, people...), r, map[string]any{"join_rule": joinRule(r)})
 	p.room, err = b.hs.createRoom(ctx, request)
 	if errcode(err) == mRoomInUse {
 		p.room, err = b.ownRoom(ctx, "#"+alias+":"+b.server)
@@ -357,7 +357,11 @@ func (b *bridge) ensurePortal(ctx context.Context, uri mimiuri.URI) (portal, err
 		return p, err
 	}
 	if b.e2ee != nil && b.cfg.Encryption == encryptionDefault {
-		if err := b.setEncrypted(ctx, p.room, object{"algorithm": json.RawMessage(`"m.megolm.v1.aes-sha2"`)}); err != nil {
+		raw, err := json.Marshal(b.encryptionEvent())
+		if err != nil {
+			return p, err
+		}
+		if err := b.setEncrypted(ctx, p.room, asObject(raw)); err != nil {
 			return p, err
 		}
 	}
@@ -414,7 +418,7 @@ const (
 )
 
 // newRoom is the body of createRoom for a portal.
-func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID, r adapter.Room) map[string]any {
+func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID, r adapter.Room, rule map[string]any) map[string]any {
 	info := b.bridgeInfo(p)
 	topic := b.topicOfRoom(r)
 	if topic == "" {
@@ -434,10 +438,8 @@ func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID, r adapter.R
 		"room_version":     portalVersion,
 		"creation_content": map[string]any{"m.federate": b.cfg.Federate},
 		"initial_state": []any{
-			// From the invitation on: a local user sees what was said since they were added, also before they joined,
-			// and nothing of before.
 			state("m.room.history_visibility", "", map[string]any{"history_visibility": historyRule(r)}),
-			state("m.room.join_rules", "", map[string]any{"join_rule": joinRule(r)}),
+			state("m.room.join_rules", "", rule),
 			state("m.room.guest_access", "", map[string]any{"guest_access": "forbidden"}),
 			state("m.bridge", bridgeKey+"://"+p.uri.String(), info),
 			state("uk.half-shot.bridge", bridgeKey+"://"+p.uri.String(), info),
@@ -446,7 +448,7 @@ func (b *bridge) newRoom(p portal, alias string, ghosts []id.UserID, r adapter.R
 		"power_level_content_override": powers,
 	}
 	if b.e2ee != nil && b.cfg.Encryption == encryptionDefault {
-		in["initial_state"] = append(in["initial_state"].([]any), state("m.room.encryption", "", map[string]any{"algorithm": "m.megolm.v1.aes-sha2"}))
+		in["initial_state"] = append(in["initial_state"].([]any), state("m.room.encryption", "", b.encryptionEvent()))
 	}
 	if r.Direct {
 		in["is_direct"] = true
@@ -519,6 +521,9 @@ func (b *bridge) admit(ctx context.Context, p portal, ghost id.UserID) error {
 		return err
 	}
 	if err := b.hs.join(ctx, ghost, p.room); err != nil {
+		return err
+	}
+	if refused, err := b.bridgedTwice(ctx, p, ghost); err != nil || refused {
 		return err
 	}
 	pos, err := b.st.position(ctx, m.invited)

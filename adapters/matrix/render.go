@@ -181,6 +181,9 @@ func (b *bridge) showOwn(ctx context.Context, ev adapter.Event, c content.Class,
 		}
 		return nil
 	}
+	if strings.HasSuffix(ev.Origin.ID, plumbSuffix) {
+		return nil // the bridge's own words in its user's name
+	}
 	changes := []func(*sql.Tx) error{putPart(ev.Room, ev.ID, 0, origin), putKnown(ev.Room, knownOf(ev, c))}
 	if ok && ev.Content.Expires != nil {
 		changes = append(changes, b.expiry(p, ev, origin))

@@ -566,13 +566,12 @@ func (b *bridge) setJoinRule(ctx context.Context, p portal, r adapter.Room) erro
 	return b.putRoomState(ctx, p, "m.room.join_rules", "", map[string]string{"join_rule": joinRule(r)})
 }
 
-// historyRule is a portal's history visibility. From the invitation on, unless the room shows more: a local user is a participant
-// of the MIMI room from then on, also before they have joined here.
+// historyRule is a portal's history visibility: who joins reads on from there, unless the room shows more.
 func historyRule(r adapter.Room) string {
 	if r.History {
 		return "shared"
 	}
-	return "invited"
+	return "joined"
 }
 
 func (b *bridge) setHistory(ctx context.Context, p portal, r adapter.Room) error {
@@ -787,8 +786,8 @@ func (b *bridge) moveTo(ctx context.Context, next id.RoomID) error {
 // Aliases.
 
 // openAlias makes a portal for an alias that somebody looks up, so that they can join it. An alias query does not say who
-// asks. So the room it makes is closed to other homeservers for good, shows nothing, and is given up if nobody who may use the
-// bridge joins it.
+// asks. So the room it makes is closed to other homeservers for good, shows nothing, lets nobody in but whom the bot lets, and is given up if nobody
+// who may use the bridge joins it.
 func (b *bridge) openAlias(ctx context.Context, alias string) (bool, error) {
 	local, ok := strings.CutSuffix(strings.TrimPrefix(alias, "#"), ":"+b.server)
 	if !ok {
@@ -814,7 +813,12 @@ func (b *bridge) openAlias(ctx context.Context, alias string) (bool, error) {
 		return false, err
 	}
 	p := portal{uri: uri, own: true, admitted: true}
-	in := b.newRoom(p, portalAlias(uri, b.server), nil, adapter.Room{Open: true})
+	rule, err := b.waitingRule(ctx)
+	if err != nil {
+		return false, err
+	}
+	in := b.newRoom(p, portalAlias(uri, b.server), nil, adapter.Room{}, rule)
+	in["creation_content"] = map[string]any{"m.federate": false}
 	p.room, err = b.hs.createRoom(ctx, in)
 	if err != nil {
 		return false, err
@@ -826,6 +830,20 @@ func (b *bridge) openAlias(ctx context.Context, alias string) (bool, error) {
 		return false, err
 	}
 	return true, b.st.set("waiting "+uri.String(), strconv.FormatInt(time.Now().Add(waitForJoin).UnixMilli(), 10))
+}
+
+// waitingRule says who comes into a portal that was made for a look-up: who has a room with the bot joins, others knock, and are let in if they
+// may use the bridge and the MIMI room takes them.
+func (b *bridge) waitingRule(ctx context.Context) (map[string]any, error) {
+	rooms, err := list[id.RoomID](ctx, b.st.sql, `SELECT value FROM matrix_setting WHERE key LIKE 'management %' ORDER BY key LIMIT 200`)
+	if err != nil || len(rooms) == 0 {
+		return map[string]any{"join_rule": "knock"}, err
+	}
+	var allow []any
+	for _, r := range rooms {
+		allow = append(allow, map[string]any{"type": "m.room_membership", "room_id": r})
+	}
+	return map[string]any{"join_rule": "knock_restricted", "allow": allow}, nil
 }
 
 const (

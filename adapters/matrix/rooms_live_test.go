@@ -17,6 +17,7 @@ import (
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -256,6 +257,27 @@ func TestDirectAndAlias(t *testing.T) {
 	w.tw.rooms[uri].open = true
 	w.tw.mu.Unlock()
 	alias := "#mimi_balcony=xmpp.example:" + server
+	if err := juliet.Join(w.ctx, alias); err == nil {
+		t.Error("whoever looks the alias up comes in")
+	}
+	w.stateOfPortal(uri, "m.room.join_rules", "join_rule", "knock")
+	if !strings.HasPrefix(t.Name(), "TestSynapse/") {
+		// Dendrite knows no knocking: there who has a room with the bot comes in. The portal that nobody has joined is given up first.
+		p, _, err := w.bridge().st.portal(w.ctx, uri)
+		w.must(err)
+		w.must(w.bridge().closePortal(w.ctx, p))
+	}
+	talk, err := juliet.CreateRoom(w.ctx, "", true, w.bot())
+	w.must(err)
+	w.membership(juliet, talk, w.bot(), "join")
+	if strings.HasPrefix(t.Name(), "TestSynapse/") {
+		w.raw(juliet, http.MethodPost, "/_matrix/client/v3/knock/"+url.PathEscape(alias), map[string]any{})
+		w.tw.intent(w.ctx, "knocking", func(in adapter.Intent) bool { return in.Kind == adapter.JoinRoom && in.Room == uri })
+		p, _, err := w.bridge().st.portal(w.ctx, uri)
+		w.must(err)
+		_, err = juliet.WaitInvite(w.ctx, string(p.room))
+		w.must(err)
+	}
 	w.must(juliet.Join(w.ctx, alias))
 	w.tw.intent(w.ctx, "joining", func(in adapter.Intent) bool { return in.Kind == adapter.JoinRoom && in.Room == uri })
 	w.tw.settled(w.ctx)
@@ -275,9 +297,18 @@ func TestDirectAndAlias(t *testing.T) {
 		w.tw.newRoom("mimi://xmpp.example/r/garden", "Garden", romeo)
 		var resp map[string]any
 		if err := paris.Do(w.ctx, "join", map[string]any{"room": "#mimi_garden=xmpp.example:" + server}, &resp); err == nil {
-			room, _ := resp["room"].(string)
-			w.membership(paris, room, paris.UserID, "leave")
+			t.Errorf("he came in: %v", resp)
 		}
+		// Who has a room with the bot comes in without asking.
+		garden := mustURI("mimi://xmpp.example/r/garden")
+		w.stateOfPortal(garden, "m.room.join_rules", "join_rule", "knock_restricted")
+		w.tw.mu.Lock()
+		w.tw.rooms[garden].open = true
+		w.tw.mu.Unlock()
+		w.must(juliet.Join(w.ctx, "#mimi_garden=xmpp.example:"+server))
+		w.tw.until(w.ctx, "juliet is in the garden", func() bool { return w.tw.isIn(garden, local("juliet")) })
+		w.tw.settled(w.ctx)
+		w.stateOfPortal(garden, "m.room.join_rules", "join_rule", "invite")
 		if n := w.tw.count(func(in adapter.Intent) bool { return in.Actor.ID == "paris" }); n != 0 {
 			t.Errorf("%d intents of paris's", n)
 		}
@@ -290,6 +321,21 @@ func TestDirectAndAlias(t *testing.T) {
 		}
 	})
 	w.tw.settled(w.ctx)
+}
+
+// stateOfPortal checks what the bot sees of a portal's state.
+func (w *world) stateOfPortal(uri mimiuri.URI, typ, key, want string) {
+	w.t.Helper()
+	p, ok, err := w.bridge().st.portal(w.ctx, uri)
+	w.must(err)
+	if !ok {
+		w.t.Fatalf("%s has no portal", uri)
+	}
+	var body map[string]any
+	w.must(w.bridge().hs.state(w.ctx, w.bridge().hs.bot, p.room, typ, "", &body))
+	if body[key] != want {
+		w.t.Errorf("%s of %s is %v, not %q", typ, uri, body, want)
+	}
 }
 
 // TestUpgrade: a room moves on from version 10 to 12, and the MIMI room with it.

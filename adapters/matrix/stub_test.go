@@ -332,6 +332,8 @@ func (s *stub) serveRoom(w http.ResponseWriter, r *http.Request, path []string, 
 				all = append(all, map[string]any{"type": typ, "sender": s.bot, "state_key": key, "event_id": "$s", "content": content})
 			}
 			reply(all)
+		case r.Method == http.MethodGet && room.state[path[4]+" "] != nil:
+			reply(room.state[path[4]+" "])
 		case r.Method == http.MethodGet && path[4] == "m.room.member":
 			reply(map[string]string{"membership": room.members[path[5]]})
 		case r.Method == http.MethodGet && path[4] == "m.room.power_levels":

@@ -4,4 +4,5 @@ package matrix
 
 func init() {
 	onSynapse["Encrypted"] = TestEncrypted
+	onSynapse["Keys"] = TestKeys
 }

@@ -22,5 +22,7 @@ var onSynapse = map[string]func(*testing.T){
 	"ManagedFromElsewhere": TestManagedFromElsewhere,
 	"Outages":              TestOutages,
 	"Uninstalled":          TestUninstalled,
+	"Plumb":                TestPlumb,
+	"NotTwice":             TestNotTwice,
 	"Bot":                  TestBot,
 }

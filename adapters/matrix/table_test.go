@@ -30,7 +30,7 @@ func featureTable(t *testing.T) string {
 		t.Fatal("no live tests", err)
 	}
 	fset := token.NewFileSet()
-	synapse := map[string]bool{}
+	synapse, alone := map[string]bool{}, map[string]bool{} // alone: on nothing but Synapse
 	type row struct{ cells [4]string }
 	var rows []struct {
 		row
@@ -64,6 +64,9 @@ func featureTable(t *testing.T) string {
 				continue
 			}
 			ast.Inspect(fn, func(n ast.Node) bool {
+				if id, ok := n.(*ast.Ident); ok && id.Name == "StartSynapse" {
+					alone[fn.Name.Name] = true
+				}
 				call, ok := n.(*ast.CallExpr)
 				if !ok || len(call.Args) != 5 {
 					return true
@@ -92,7 +95,9 @@ func featureTable(t *testing.T) string {
 	t2.WriteString("| feature | event type | direction | homeserver | client | test |\n|---|---|---|---|---|---|\n")
 	for _, r := range rows {
 		servers := "Dendrite"
-		if synapse[r.test] {
+		if alone[r.test] {
+			servers = "Synapse"
+		} else if synapse[r.test] {
 			servers = "Synapse, Dendrite"
 		}
 		fmt.Fprintf(&t2, "| %s | %s | %s | %s | %s | %s |\n", r.cells[0], r.cells[1], r.cells[2], servers, r.cells[3], r.test)

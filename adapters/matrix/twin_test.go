@@ -275,7 +275,7 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 		err = fault.New(fault.Forbidden, "you are not in the room")
 	case in.Kind == adapter.Invite && targetIn:
 		err = fault.New(fault.Conflict, "they are in the room already")
-	case (in.Kind == adapter.Ban || in.Kind == adapter.Unban || in.Kind == adapter.ChangeRole || in.Kind == adapter.SetPolicy) && !actor.Admin:
+	case (in.Kind == adapter.Ban || in.Kind == adapter.Unban || in.Kind == adapter.ChangeRole || in.Kind == adapter.SetPolicy || in.Kind == adapter.DestroyRoom) && !actor.Admin:
 		err = fault.New(fault.Forbidden, "you may not do this here")
 	case in.Kind == adapter.Remove && !actor.Admin:
 		err = fault.New(fault.Forbidden, "you may not remove anybody")
@@ -296,6 +296,10 @@ func (tw *twin) Intake(_ context.Context, in adapter.Intent) error {
 		tw.join(in.Room, in.Actor, in.Actor, false, origin)
 	case adapter.LeaveRoom:
 		tw.leave(in.Room, in.Actor, in.Actor, origin)
+	case adapter.DestroyRoom:
+		local := tw.locals(in.Room)
+		r.room.Participants, r.room.Gone = nil, true
+		tw.emit(adapter.Event{Kind: adapter.Closed, Room: in.Room, Origin: origin, Local: local})
 	case adapter.Remove:
 		tw.leave(in.Room, in.Target, in.Actor, origin)
 	case adapter.Ban:

@@ -16,7 +16,7 @@ import (
 
 // world is a real homeserver with this adapter, a provider in memory behind it, and real clients.
 type world struct {
-	t   *testing.T
+	t   testing.TB
 	ctx context.Context
 	hs  *testnet.Homeserver
 	cfg Config
@@ -26,10 +26,10 @@ type world struct {
 	stop func()
 }
 
-func newWorld(t *testing.T) *world { return newWorldWith(t, func(*Config) {}) }
+func newWorld(t testing.TB) *world { return newWorldWith(t, func(*Config) {}) }
 
 // newWorldWith is newWorld with another configuration.
-func newWorldWith(t *testing.T, change func(*Config)) *world {
+func newWorldWith(t testing.TB, change func(*Config)) *world {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	if err := testnet.CheckNio(ctx); err != nil {
@@ -37,25 +37,35 @@ func newWorldWith(t *testing.T, change func(*Config)) *world {
 	}
 	// The same tests run against either homeserver; see synapse_live_test.go.
 	build, start, name := testnet.BuildDendrite, testnet.StartDendrite, "Dendrite "+testnet.DendriteVersion
-	if strings.HasPrefix(t.Name(), "TestSynapse/") {
+	if strings.HasPrefix(t.Name(), "TestSynapse/") || strings.HasPrefix(t.Name(), "Benchmark") {
 		build, start, name = testnet.BuildSynapse, testnet.StartSynapse, "Synapse "+testnet.SynapseVersion
 	}
 	if _, err := build(ctx, &testnet.Progress{W: os.Stderr}); err != nil {
 		t.Fatal(err)
 	}
 	t.Log("testtable: server " + name)
-	ctx, cancel = context.WithTimeout(context.Background(), patience)
+	return newWorldOn(t, start, testnet.HomeserverOptions{ServerName: server}, change)
+}
+
+// newWorldOn is a world on a homeserver of one's own.
+func newWorldOn(t testing.TB, start func(context.Context, testnet.HomeserverOptions) (*testnet.Homeserver, error), o testnet.HomeserverOptions, change func(*Config)) *world {
+	limit := patience
+	if strings.HasPrefix(t.Name(), "Benchmark") {
+		limit = 20 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	ports, err := testnet.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{t: t, ctx: ctx, tw: newTwin(t)}
-	w.cfg = Config{ServerName: server, Listen: testnet.Loopback(ports[0]), Registration: filepath.Join(t.TempDir(), "registration.yaml")}
-	if w.reg, err = NewRegistration(w.cfg.Registration, "http://"+w.cfg.Listen, server); err != nil {
+	w.cfg = Config{Notices: true, ServerName: o.ServerName, Listen: testnet.Loopback(ports[0]), Registration: filepath.Join(t.TempDir(), "registration.yaml")}
+	if w.reg, err = NewRegistration(w.cfg.Registration, "http://"+w.cfg.Listen, o.ServerName); err != nil {
 		t.Fatal(err)
 	}
-	if w.hs, err = start(ctx, testnet.HomeserverOptions{ServerName: server, Registrations: []string{w.cfg.Registration}}); err != nil {
+	o.Registrations = []string{w.cfg.Registration}
+	if w.hs, err = start(ctx, o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.hs.Stop)
@@ -166,7 +176,7 @@ func repliesTo(e testnet.MatrixEvent) string {
 	return s
 }
 
-func (w *world) bot() string { return "@" + w.reg.SenderLocalpart + ":" + server }
+func (w *world) bot() string { return "@" + w.reg.SenderLocalpart + ":" + w.cfg.ServerName }
 
 // texts is what a client sees of the people's messages in a room: "sender: text", in order.
 func (w *world) texts(c *testnet.NioClient, room string) (out []string) {

@@ -233,7 +233,7 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 			Keep: time.Duration(c.Retention.IDs)})
 	case m != nil:
 		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration,
-			Encryption: m.Encryption, InitialGhosts: m.InitialGhosts, Federate: m.Federate, NoStatusEvents: m.NoStatusEvents,
+			Encryption: m.Encryption, Keys: matrixKeys(m), InitialGhosts: m.InitialGhosts, Federate: m.Federate, Notices: m.Notices, NoStatusEvents: m.NoStatusEvents,
 			RememberMessages: time.Duration(c.Retention.IDs)})
 	}
 	if err != nil {
@@ -248,6 +248,19 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 		list = append(list, d.console)
 	}
 	return list, nil
+}
+
+// matrixKeys is what the configuration says about keys of encrypted Matrix rooms.
+func matrixKeys(m *config.Matrix) matrix.Keys {
+	d, v := m.DeleteKeys, m.VerificationLevels
+	k := matrix.Keys{RatchetOnDecrypt: d.RatchetOnDecrypt, DeleteFullyUsedOnDecrypt: d.DeleteFullyUsedOnDecrypt, DeletePrevOnNewSession: d.DeletePrevOnNewSession,
+		DeleteOnDeviceDelete: d.DeleteOnDeviceDelete, PeriodicallyDeleteExpired: d.PeriodicallyDeleteExpired, DeleteOutdatedInbound: d.DeleteOutdatedInbound,
+		Receive: v.Receive, Send: v.Send, Share: v.Share, AllowSharing: m.AllowKeySharing,
+		KeepOnDeviceChange: m.Rotation.DisableDeviceChangeKeyRotation, WarnDevices: m.WarnDevices}
+	if m.Rotation.EnableCustom {
+		k.RotateAfter, k.RotateMessages = time.Duration(m.Rotation.Milliseconds)*time.Millisecond, m.Rotation.Messages
+	}
+	return k
 }
 
 // localUser makes of the network's id of a user the URI: docs/architecture.md, "Names".

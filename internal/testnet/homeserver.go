@@ -26,6 +26,16 @@ type HomeserverOptions struct {
 	Port          int      // 0 takes a free one
 	Dir           string   // data and log; "" makes a folder, in memory where possible, that Stop removes
 	Progress      *Progress
+
+	// Federation lets the homeserver talk with others; nil: it does not. Synapse only. ServerName is then "127.0.0.1:PORT", with the port of
+	// Federation, as there is no DNS for anything else.
+	Federation *HomeserverFederation
+}
+
+// HomeserverFederation is the listener for other homeservers, with TLS.
+type HomeserverFederation struct {
+	Port                      int
+	CertFile, KeyFile, CAFile string // for 127.0.0.1; others' certificates are checked against CAFile alone
 }
 
 // Homeserver is a running Matrix homeserver. Its methods may be called concurrently, but Start, Halt, Stop and Kill by
@@ -38,6 +48,7 @@ type Homeserver struct {
 	name, addr, secret, health string
 	command                    Command // Path and Args
 	registrations              []string
+	federation                 *HomeserverFederation
 	ownDir                     bool
 	mu                         sync.Mutex
 	proc                       *Process
@@ -61,7 +72,7 @@ func newHomeserver(name string, o HomeserverOptions) (*Homeserver, error) {
 	rand.Read(secret[:])
 	h := &Homeserver{ServerName: o.ServerName, Dir: o.Dir, name: name, addr: Loopback(o.Port), secret: hex.EncodeToString(secret[:]), ownDir: o.Dir == ""}
 	h.URL = "http://" + h.addr
-	h.registrations = o.Registrations
+	h.registrations, h.federation = o.Registrations, o.Federation
 	return h, nil
 }
 

@@ -114,6 +114,13 @@ func configureSynapse(ctx context.Context, h *Homeserver, services []string) err
 	for k, v := range limits {
 		conf[k] = v
 	}
+	if f := h.federation; f != nil {
+		delete(conf, "federation_domain_whitelist")
+		conf["tls_certificate_path"], conf["tls_private_key_path"], conf["federation_custom_ca_list"] = f.CertFile, f.KeyFile, []string{f.CAFile}
+		conf["ip_range_blacklist"], conf["federation_client_minimum_tls_version"] = []string{}, "1.2"
+		conf["listeners"] = append(conf["listeners"].([]any), map[string]any{"port": f.Port, "type": "http", "tls": true, "bind_addresses": []string{"127.0.0.1"},
+			"resources": []any{map[string]any{"names": []string{"federation"}}}})
+	}
 	b, err := json.Marshal(conf) // JSON is YAML
 	if err != nil {
 		return err
