@@ -54,6 +54,7 @@ const (
 	methodUpdate    = "hub.update"
 	methodSubmit    = "hub.submit"
 	methodGroupInfo = "hub.groupInfo"
+	methodDestroy   = "hub.destroy"
 	methodLocalUser = "adapter.localUser"
 )
 
@@ -322,6 +323,8 @@ func (n *nodes) do(ctx context.Context, args []byte) ([]byte, error) {
 		return n.p.Hub.Submit(ctx, c.From, room, c.Body)
 	case methodGroupInfo:
 		return n.p.Hub.GroupInfo(ctx, c.From, room, c.Body)
+	case methodDestroy:
+		return nil, n.p.Hub.Destroy(ctx, room)
 	}
 	return nil, fault.New(fault.Malformed, "this node does not know the request")
 }

@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
@@ -231,4 +233,48 @@ func TestTwoNodes(t *testing.T) {
 		}
 	}
 	t.Logf("%d messages, %d kills", len(slices.Concat(said["alice in crash"], said["bob in crash"], said["alice in other"], said["bob in other"], said["kills"])), kills)
+}
+
+// TestDestroyAtTheOtherNode: an admin need not know which node keeps a room.
+func TestDestroyAtTheOtherNode(t *testing.T) {
+	pg, err := testnet.StartPostgres(context.Background(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pg.Stop)
+	t.Log("testtable: server", pg.Version)
+	_, ps := newNetwork(t, "a.example")
+	a := ps[0]
+	var cfg core.Config
+	a.tune = func(c *core.Config) { c.Store.Postgres = pg.URL("postgres"); cfg = *c }
+	a.start()
+	room := open(t, a, a.user("amy"))
+	cfg.Store.Node, cfg.Adapters = "second", []adapter.Adapter{newMemory()}
+	cfg.Assets.Folder = t.TempDir()
+	if cfg.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	up := make(chan struct{})
+	cfg.Up = func() { close(up) }
+	second, err := core.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- second.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	<-up
+	if err := second.DestroyRoom(ctx, room); err != nil {
+		t.Error(err)
+	}
+	a.await(room, "the end of the room", func(e adapter.Event) bool { return e.Kind == adapter.Closed })
+	if err := second.DestroyRoom(ctx, room); !fault.Is(err, fault.NotFound) {
+		t.Errorf("again: %v", err)
+	}
 }

@@ -276,9 +276,10 @@ func (p *Provider) Reconcile(ctx context.Context) (repaired int, err error) {
 	return p.Client.Reconcile(ctx)
 }
 
-// DestroyRoom closes a room that this provider keeps (hub.Hub.Destroy).
+// DestroyRoom closes a room that this provider keeps (hub.Hub.Destroy), at whichever node it is.
 func (p *Provider) DestroyRoom(ctx context.Context, room mimiuri.URI) error {
-	return p.Hub.Destroy(ctx, room)
+	_, err := p.nodes.at(ctx, room, call{Method: methodDestroy}, func() ([]byte, error) { return nil, p.Hub.Destroy(ctx, room) })
+	return err
 }
 
 // Close closes the databases of a provider that is not running. Run does it by itself.

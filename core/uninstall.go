@@ -191,7 +191,7 @@ func (u *uninstalls) begin(ctx context.Context) error {
 			return err
 		}
 		u.did("closing the room " + r.URI + r.followers())
-		if err := p.Hub.Destroy(ctx, room); err != nil && !fault.Is(err, fault.NotFound) {
+		if err := p.DestroyRoom(ctx, room); err != nil && !fault.Is(err, fault.NotFound) {
 			return err
 		}
 	}
