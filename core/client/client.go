@@ -84,8 +84,8 @@ const (
 	keyPackageLife  = 28 * 24 * time.Hour
 	maxOutstanding  = 100 // KeyPackages of one user that one peer may hold; above it there is only that of last resort
 	lastResortGrace = 2 * 24 * time.Hour
-	intentsAtOnce   = 32
 	inboxAtOnce     = 64
+	eventsAtOnce    = 64
 	originMax       = 512
 	hintMax         = 1024
 	reasonMax       = 512
@@ -337,7 +337,7 @@ func (c *Client) Intake(ctx context.Context, adapterName string, in adapter.Inte
 				return err
 			}
 		default:
-			if _, _, ok, err := tx.ClientView(roomID); err != nil {
+			if _, _, ok, err := tx.ClientEpoch(roomID); err != nil {
 				return err
 			} else if !ok {
 				return fault.New(fault.NotFound, "this room is not known here")
@@ -355,7 +355,14 @@ func (c *Client) Intake(ctx context.Context, adapterName string, in adapter.Inte
 		c.Counters.Intents.Add(1)
 		c.cfg.Log.Debug().Str("event", "intake").Str("room", roomID).Str("adapter", adapterName).Uint8("kind", uint8(in.Kind)).Hex("message_id", row.MessageID).Int("bytes", len(p.Content)).Msg("intent stored")
 	}
-	c.step(roomID)
+	if c.running() != nil && c.cfg.Store.Mine(roomID) {
+		c.rooms.Post(roomID, func(r *room) {
+			r.look.intents = true
+			r.run()
+		})
+	} else {
+		c.step(roomID)
+	}
 	return nil
 }
 

@@ -332,7 +332,7 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 		var events []store.Event
 		direct := false
 		err := c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
-			if events, err = tx.Undelivered(k.room, k.adapter, 64); err != nil || len(events) == 0 {
+			if events, err = tx.Undelivered(k.room, k.adapter, eventsAtOnce); err != nil || len(events) == 0 {
 				return err
 			}
 			a, _, err := tx.DirectPair(k.room)
@@ -345,6 +345,9 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 		if b, ok := a.(adapter.BatchAdapter); ok && len(events) > 1 {
 			if err := c.deliverBatch(ctx, b, k, events, direct); err != nil {
 				return err
+			}
+			if len(events) < eventsAtOnce {
+				return nil
 			}
 			continue
 		}
@@ -379,6 +382,9 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 			}
 			c.Counters.Delivered.Add(1)
 			c.cfg.Log.Debug().Str("event", "delivered").Str("room", k.room).Str("adapter", k.adapter).Uint8("kind", uint8(row.Kind)).Hex("message_id", row.ID).Uint64("seq", e.Seq).Dur("took", time.Since(start)).Msg("event shown")
+		}
+		if len(events) < eventsAtOnce { // for what has come since, this is called again
+			return nil
 		}
 	}
 }

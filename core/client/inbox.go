@@ -79,7 +79,8 @@ func (c *Client) Notify(ctx context.Context, _ string, to mimiuri.URI, body []by
 	if c.running() != nil && c.cfg.Store.Mine(id) {
 		c.rooms.Post(id, func(r *room) {
 			r.hubSpoke()
-			r.step()
+			r.look.inbox = true
+			r.run()
 		})
 	} else {
 		c.step(id)
@@ -154,6 +155,8 @@ func (r *room) inbox(ctx context.Context, until int64) (more bool, err error) {
 		return false, err
 	}
 	r.behind = len(held) > 0
+	look := r.look
+	all := len(items) < inboxAtOnce && !r.behind // what there is, if it is nothing but messages
 	// Messages that follow each other in an epoch share a transaction.
 	ch := &change{}
 	n := 0
@@ -172,6 +175,7 @@ func (r *room) inbox(ctx context.Context, until int64) (more bool, err error) {
 			return more, errors.Join(err, errors.New("client: a stored FanoutMessage cannot be read"))
 		}
 		if int64(f[0].Timestamp) > until {
+			all = false
 			break
 		}
 		more = true
@@ -181,6 +185,7 @@ func (r *room) inbox(ctx context.Context, until int64) (more bool, err error) {
 			n++
 			continue
 		}
+		all = false
 		if err := flush(); err != nil {
 			return more, err
 		}
@@ -194,7 +199,14 @@ func (r *room) inbox(ctx context.Context, until int64) (more bool, err error) {
 			return true, nil
 		}
 	}
-	return more, flush()
+	if err := flush(); err != nil {
+		return more, err
+	}
+	if all {
+		look.inbox = false
+		r.look = look
+	}
+	return more, nil
 }
 
 // fanout processes anything but an application message that can be decrypted now, in one transaction.

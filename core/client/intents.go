@@ -38,7 +38,7 @@ func (r *room) intent(ctx context.Context, seq uint64) (in *store.Intent, pl *pa
 func (r *room) intents(ctx context.Context) (more bool, err error) {
 	var all []store.Intent
 	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
-		all, err = tx.OpenIntents(r.id, intentsAtOnce+len(r.deferred))
+		all, err = tx.OpenIntents(r.id, 1+len(r.deferred)) // one at least is not deferred
 		return err
 	})
 	if err != nil {
@@ -55,6 +55,7 @@ func (r *room) intents(ctx context.Context) (more bool, err error) {
 		}
 		return r.work(ctx, in, pl)
 	}
+	r.look.intents = false
 	return false, nil
 }
 
@@ -139,7 +140,8 @@ func (r *room) arriving(user mimiuri.URI) bool {
 // send encrypts and submits a message. Ciphertext and generation are stored in one transaction before anything leaves;
 // what is sent again is the same octets, until the hub says that their epoch is over.
 func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls.LeafIndex) (more bool, err error) {
-	if in.Status == store.IntentWaiting {
+	look, first := r.look, in.Status == store.IntentWaiting
+	if first {
 		if ok, more, err := r.alone(ctx, in, pl); !ok {
 			return more, err
 		}
@@ -188,6 +190,7 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 	r.place = 0
 	if r.g != nil && in.Epoch != r.g.Epoch() && res.Code != wire.SubmitAccepted { // the same content again, in the epoch where we are
 		in.Status, in.Request = store.IntentWaiting, nil
+		r.look = everywhere
 		return true, r.c.cfg.Store.Update(ctx, func(tx *store.Tx) error { return tx.SetIntent(in) })
 	}
 	switch res.Code {
@@ -195,7 +198,13 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 		if ready, err := r.catchUp(ctx, int64(res.AcceptedTimestamp)); !ready || err != nil {
 			return false, err
 		}
-		return true, r.sent(ctx, in, pl, res)
+		if err := r.sent(ctx, in, pl, res); err != nil {
+			return false, err
+		}
+		if first { // nothing else was under way before it
+			r.look = look
+		}
+		return true, nil
 	case wire.EpochTooOld:
 		if r.g == nil {
 			return true, r.refuse(ctx, in, pl, fault.Forbidden, "you are not in this room")

@@ -36,6 +36,8 @@ type room struct {
 	pending *store.Pending
 	due     store.Due
 
+	look look // where something may have come since it was last found empty
+
 	// What follows is only timing; losing it costs a delay.
 	hubAfter    time.Time            // no request to the hub before
 	hubPause    time.Duration        // the last pause
@@ -63,14 +65,23 @@ type room struct {
 	retry       *time.Timer // after a failure: one, however often something else has the room looked at
 }
 
+// look says where a room's goroutine has to look for work. Whatever stores some says so afterwards, so that nothing is passed over;
+// where it is not known what was stored, all is looked at.
+type look struct{ inbox, sent, intents bool }
+
+var everywhere = look{inbox: true, sent: true, intents: true}
+
 func newRoom(c *Client, id string) *room {
 	uri, _ := mimiuri.ParseKind(id, mimiuri.Room) // only parsed URIs become keys
-	return &room{c: c, id: id, uri: uri, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}, consents: map[uint64]time.Time{}, claims: map[uint64]*claim{}}
+	return &room{c: c, id: id, uri: uri, look: everywhere, log: c.cfg.Log.With().Str("room", id).Logger(), deferred: map[uint64]time.Time{}, consents: map[uint64]time.Time{}, claims: map[uint64]*claim{}}
 }
 
 // drop forgets the mirrored state, so that it is read from disk again: after a failure to write, and after anything
 // was tried on the group that did not happen.
-func (r *room) drop() { r.row, r.g, r.pol, r.view, r.pending = nil, nil, nil, nil, nil }
+func (r *room) drop() {
+	r.row, r.g, r.pol, r.view, r.pending = nil, nil, nil, nil, nil
+	r.look = everywhere
+}
 
 func (r *room) now() time.Time { return r.c.cfg.Now() }
 
@@ -203,6 +214,12 @@ func (r *room) logEpoch() {
 // step works until there is nothing to do now. It is what the room's goroutine runs whenever something may have
 // come.
 func (r *room) step() {
+	r.look = everywhere
+	r.run()
+}
+
+// run is step where it is known what may have come.
+func (r *room) run() {
 	ctx := r.c.running()
 	for ctx != nil && ctx.Err() == nil {
 		more, err := r.once(ctx)
@@ -260,8 +277,10 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 		if r.place > 0 {
 			until = r.place - 1
 		}
-		if more, err := r.inbox(ctx, until); more || err != nil {
-			return more, err
+		if r.look.inbox {
+			if more, err := r.inbox(ctx, until); more || err != nil {
+				return more, err
+			}
 		}
 		if r.behind && r.g != nil {
 			r.ahead()
@@ -287,14 +306,20 @@ func (r *room) once(ctx context.Context) (more bool, err error) {
 	if r.patience(2) {
 		return r.resync(ctx, "the hub is in a later epoch and its commits did not arrive")
 	}
-	if more, sent, err := r.resend(ctx); sent || err != nil {
-		return more, err
+	if r.look.sent {
+		if more, sent, err := r.resend(ctx); sent || err != nil {
+			return more, err
+		}
+		r.look.sent = false
 	}
 	if more, err := r.commitProposals(ctx); more || err != nil {
 		return more, err
 	}
 	if more, err := r.refresh(ctx); more || err != nil {
 		return more, err
+	}
+	if !r.look.intents {
+		return false, nil
 	}
 	return r.intents(ctx)
 }
@@ -536,6 +561,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 		r.drop()
 		return err
 	}
+	r.look = everywhere
 	moved := ch.full && !ch.out && (r.row.Status != row.Status || r.row.Epoch != row.Epoch || ch.fresh != nil)
 	row.State = nil
 	r.row, r.view, r.due = &row, v, due

@@ -55,14 +55,20 @@ func (h *Hub) once(ctx context.Context, from string, uri mimiuri.URI, body []byt
 
 // write runs one transaction that changes the room; after a failure the room is read again from disk.
 func (r *room) write(ctx context.Context, row *store.HubRoom, fn func(*store.Tx) error) error {
-	err := r.h.cfg.Store.Update(context.WithoutCancel(ctx), fn)
+	err := r.h.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+		r.news = nil
+		return fn(tx)
+	})
 	if err != nil {
 		r.drop()
 		return err
 	}
 	r.row = row
 	r.h.Counters.Accepted.Add(1)
-	r.h.wake(r.id)
+	for _, n := range r.news {
+		r.h.start(store.Queue{Room: r.id, Peer: n.peer}, n.batch)
+	}
+	r.news = nil
 	return nil
 }
 

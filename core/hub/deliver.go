@@ -55,7 +55,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	for _, q := range qs {
-		h.start(q)
+		h.start(q, nil)
 	}
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
@@ -103,7 +103,7 @@ func (h *Hub) Reload(room string) {
 	h.wake(room)
 }
 
-// wake starts the deliveries of a room that has new log entries.
+// wake starts the deliveries of a room.
 func (h *Hub) wake(room string) {
 	h.mu.Lock()
 	ctx := h.ctx
@@ -122,11 +122,12 @@ func (h *Hub) wake(room string) {
 		return
 	}
 	for _, p := range peers {
-		h.start(store.Queue{Room: room, Peer: p})
+		h.start(store.Queue{Room: room, Peer: p}, nil)
 	}
 }
 
-func (h *Hub) start(q store.Queue) {
+// start delivers what waits in a queue; next, if it is not nil, is the batch that is first in it.
+func (h *Hub) start(q store.Queue, next *batch) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ctx == nil || h.ctx.Err() != nil || !h.cfg.Store.Mine(q.Room) {
@@ -139,7 +140,7 @@ func (h *Hub) start(q store.Queue) {
 	}
 	w.again = true
 	if !w.running {
-		w.running = true
+		w.running, w.next = true, next
 		h.workers.Add(1)
 		go h.work(h.ctx, q, w)
 	}
@@ -292,7 +293,8 @@ func (h *Hub) deliver(ctx context.Context, q store.Queue, w *queue) (more bool, 
 	// Acknowledged: forget it even if we are told to stop right now. What has come meanwhile is the next batch.
 	next := &batch{}
 	err = h.cfg.Store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) (err error) {
-		if err := tx.EndBatch(q, now.hi); err != nil {
+		more, err := tx.EndBatch(q, now.hi)
+		if err != nil || !more {
 			return err
 		}
 		fresh := false

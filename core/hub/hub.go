@@ -126,6 +126,8 @@ type room struct {
 	g    *mls.PublicGroup
 	pol  *policy.State // of the epoch
 
+	news []news // what the transaction under way tells whom
+
 	hearing   []string // providers with users who may receive messages
 	hearingOf *mls.PublicGroup
 }
@@ -354,13 +356,28 @@ func (h *Hub) Create(ctx context.Context, uri, creator mimiuri.URI, info, tree [
 // that the order of timestamps is the order of the log.
 func (r *room) stamp() int64 { return max(r.h.cfg.Now().UnixMilli(), r.row.LastTS+1) }
 
+// news is that there is something for a peer; batch, if it is known already, is what is to be sent next.
+type news struct {
+	peer  string
+	batch *batch
+}
+
 // logEntry appends a FanoutMessage to the transaction's log; the row's counters are moved, not yet written.
 func (r *room) logEntry(tx *store.Tx, row *store.HubRoom, ts int64, f *wire.FanoutMessage, audience []string) error {
 	if len(audience) == 0 {
 		return nil
 	}
 	row.LastSeq++
-	return tx.AppendLog(row.Room, &store.LogEntry{Seq: row.LastSeq, TS: ts, Audience: audience, Body: f.Marshal()})
+	e := store.LogEntry{Seq: row.LastSeq, TS: ts, Audience: audience, Body: f.Marshal()}
+	alone, err := tx.AppendLog(row.Room, &e)
+	for _, p := range audience {
+		n := news{peer: p}
+		if slices.Contains(alone, p) {
+			n.batch = &batch{entries: []store.LogEntry{e}, hi: e.Seq}
+		}
+		r.news = append(r.news, n)
+	}
+	return err
 }
 
 // domains lists the providers that have clients in the group, without one.

@@ -61,7 +61,7 @@ func (tx *Tx) ExpiredAssets(now int64, limit int) (names []string, err error) {
 		}
 		names = append(names, n)
 		return nil
-	}, `SELECT name FROM asset WHERE expires>0 AND expires<=? ORDER BY expires LIMIT ?`, now, limit)
+	}, `SELECT name FROM asset WHERE expires>0 AND expires<=? ORDER BY expires LIMIT 0+?`, now, limit)
 	return names, err
 }
 

@@ -298,7 +298,7 @@ func (tx *Tx) Inbox(room string, epoch uint64, limit int) (items []InboxItem, er
 		}
 		items = append(items, i)
 		return nil
-	}, `SELECT seq, held, body FROM inbox WHERE room_id=? AND held<=? ORDER BY seq LIMIT ?`, room, int64(epoch), limit)
+	}, `SELECT seq, held, body FROM inbox WHERE room_id=? AND held<=? ORDER BY seq LIMIT 0+?`, room, int64(epoch), limit)
 	return items, err
 }
 
@@ -322,7 +322,7 @@ func (tx *Tx) HeldInbox(room string, epoch uint64, limit int) (items []InboxItem
 		}
 		items = append(items, i)
 		return nil
-	}, `SELECT seq, held, body FROM inbox WHERE room_id=? AND held>? ORDER BY seq LIMIT ?`, room, int64(epoch), limit)
+	}, `SELECT seq, held, body FROM inbox WHERE room_id=? AND held>? ORDER BY seq LIMIT 0+?`, room, int64(epoch), limit)
 	return items, err
 }
 
@@ -440,7 +440,7 @@ func (tx *Tx) openIntents(room, where string, args []any, limit int) (is []Inten
 		}
 		is = append(is, i)
 		return nil
-	}, `SELECT seq, adapter, actor, origin, status, payload, message_id, request, epoch, created FROM intent WHERE room_id=? AND status<2`+where+` ORDER BY seq LIMIT ?`,
+	}, `SELECT seq, adapter, actor, origin, status, payload, message_id, request, epoch, created FROM intent WHERE room_id=? AND status<2`+where+` ORDER BY seq LIMIT 0+?`,
 		append(append([]any{room}, args...), limit)...)
 	return is, err
 }
@@ -505,7 +505,7 @@ func (tx *Tx) Undelivered(room, adapter string, limit int) (es []Event, err erro
 		}
 		es = append(es, e)
 		return nil
-	}, `SELECT seq, ts, payload FROM event WHERE room_id=? AND seq>coalesce((SELECT done FROM delivery WHERE room_id=? AND adapter=?), 0) ORDER BY seq LIMIT ?`,
+	}, `SELECT seq, ts, payload FROM event WHERE room_id=? AND seq>coalesce((SELECT done FROM delivery WHERE room_id=? AND adapter=?), 0) ORDER BY seq LIMIT 0+?`,
 		room, room, adapter, limit)
 	return es, err
 }

@@ -64,22 +64,27 @@ type LogEntry struct {
 	Body     []byte
 }
 
-// AppendLog adds an entry and moves the end of each follower's queue.
-func (tx *Tx) AppendLog(room string, e *LogEntry) error {
+// AppendLog adds an entry and moves the end of each follower's queue. alone are the followers for whom it is a batch of its own, which
+// is under way from now on, since nothing waited for them.
+func (tx *Tx) AppendLog(room string, e *LogEntry) (alone []string, err error) {
 	if err := tx.do(`INSERT INTO hub_log (room_id, seq, ts, audience, body) VALUES (?, ?, ?, ?, ?)`,
 		room, e.Seq, e.TS, " "+strings.Join(e.Audience, " ")+" ", e.Body); err != nil {
-		return err
+		return nil, err
 	}
 	for _, peer := range e.Audience {
-		// Where nothing waits, the entry is a batch of its own, so that StartBatch need not be written for it.
-		if err := tx.do(`INSERT INTO hub_cursor (room_id, peer, done, last, batch) VALUES (?, ?, ?, ?, ?)
+		var batch uint64
+		if _, err := tx.one([]any{&batch}, `INSERT INTO hub_cursor (room_id, peer, done, last, batch) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (room_id, peer) DO UPDATE SET last=excluded.last,
-				batch=CASE WHEN hub_cursor.batch=0 AND hub_cursor.done=hub_cursor.last THEN excluded.last ELSE hub_cursor.batch END`,
+				batch=CASE WHEN hub_cursor.batch=0 AND hub_cursor.done=hub_cursor.last THEN excluded.last ELSE hub_cursor.batch END
+			RETURNING batch`,
 			room, peer, e.Seq-1, e.Seq, e.Seq); err != nil {
-			return err
+			return nil, err
+		}
+		if batch == e.Seq {
+			alone = append(alone, peer)
 		}
 	}
-	return nil
+	return alone, nil
 }
 
 // Queue names a follower's queue that is not empty.
@@ -150,7 +155,7 @@ func (tx *Tx) NextBatch(q Queue, maxCount, maxBytes int) (entries []LogEntry, hi
 		entries = append(entries, e)
 		hi = e.Seq
 		return nil
-	}, `SELECT seq, ts, body FROM hub_log WHERE room_id=? AND seq>? AND seq<=? AND instr(audience, ?)>0 ORDER BY seq LIMIT ?`,
+	}, `SELECT seq, ts, body FROM hub_log WHERE room_id=? AND seq>? AND seq<=? AND instr(audience, ?)>0 ORDER BY seq LIMIT 0+?`,
 		q.Room, done, upper, " "+q.Peer+" ", maxCount)
 	return entries, hi, fresh, err
 }
@@ -160,9 +165,11 @@ func (tx *Tx) StartBatch(q Queue, hi uint64) error {
 	return tx.do(`UPDATE hub_cursor SET batch=? WHERE room_id=? AND peer=?`, hi, q.Room, q.Peer)
 }
 
-// EndBatch moves the cursor behind what the follower has acknowledged.
-func (tx *Tx) EndBatch(q Queue, hi uint64) error {
-	return tx.do(`UPDATE hub_cursor SET done=?, batch=0 WHERE room_id=? AND peer=? AND done<?`, hi, q.Room, q.Peer, hi)
+// EndBatch moves the cursor behind what the follower has acknowledged; more says that there may be more for it.
+func (tx *Tx) EndBatch(q Queue, hi uint64) (more bool, err error) {
+	var last uint64
+	ok, err := tx.one([]any{&last}, `UPDATE hub_cursor SET done=?, batch=0 WHERE room_id=? AND peer=? AND done<? RETURNING last`, hi, q.Room, q.Peer, hi)
+	return !ok || last > hi, err
 }
 
 // Answer returns the stored response to the same octets, nil if there is none.

@@ -62,7 +62,7 @@ func (tx *Tx) ConsentsOf(user string) ([]Consent, error) {
 
 // ConsentsOver reads rows with a question that ended before now.
 func (tx *Tx) ConsentsOver(now int64, limit int) ([]Consent, error) {
-	return tx.consents(`local_user<>'' AND (asked_until>0 AND asked_until<? OR asking_until>0 AND asking_until<?) ORDER BY local_user, other, room_id LIMIT ?`, now, now, limit)
+	return tx.consents(`local_user<>'' AND (asked_until>0 AND asked_until<? OR asking_until>0 AND asking_until<?) ORDER BY local_user, other, room_id LIMIT 0+?`, now, now, limit)
 }
 
 // CountAsked says how many questions to a local user are open.
@@ -147,7 +147,7 @@ func (tx *Tx) ConsentOutFor(peer string, limit int) (os []ConsentOut, err error)
 		}
 		os = append(os, o)
 		return nil
-	}, `SELECT local_user, other, room_id, kind, op, version, created, tries FROM consent_out WHERE peer=? ORDER BY created, kind LIMIT ?`, peer, limit)
+	}, `SELECT local_user, other, room_id, kind, op, version, created, tries FROM consent_out WHERE peer=? ORDER BY created, kind LIMIT 0+?`, peer, limit)
 	return os, err
 }
 
@@ -189,7 +189,7 @@ func (tx *Tx) ConsentEvents(adapter string, limit int) (es []ConsentEvent, err e
 		}
 		es = append(es, e)
 		return nil
-	}, `SELECT local_user, other, room_id, flags, version FROM consent_event WHERE adapter=? AND local_user<>'' ORDER BY created, local_user, other, room_id LIMIT ?`, adapter, limit)
+	}, `SELECT local_user, other, room_id, flags, version FROM consent_event WHERE adapter=? AND local_user<>'' ORDER BY created, local_user, other, room_id LIMIT 0+?`, adapter, limit)
 	return es, err
 }
 
@@ -292,9 +292,9 @@ func (tx *Tx) SetFields(user string, fs []Field) error {
 
 // FindPeople lists local users whose field has the value or, if part, contains it.
 func (tx *Tx) FindPeople(field, folded string, part bool, limit int) (users []string, err error) {
-	q := `SELECT local_user FROM person_field WHERE field=? AND folded=? ORDER BY local_user LIMIT ?`
+	q := `SELECT local_user FROM person_field WHERE field=? AND folded=? ORDER BY local_user LIMIT 0+?`
 	if part {
-		q = `SELECT local_user FROM person_field WHERE field=? AND replace(folded, ?, '')<>folded ORDER BY local_user LIMIT ?`
+		q = `SELECT local_user FROM person_field WHERE field=? AND replace(folded, ?, '')<>folded ORDER BY local_user LIMIT 0+?`
 	}
 	err = tx.each(func(scan func(...any) error) error {
 		var u string
@@ -449,6 +449,6 @@ func (tx *Tx) MessagesOf(room, sender string, limit int) (ids [][]byte, err erro
 		}
 		ids = append(ids, id)
 		return nil
-	}, `SELECT message_id FROM message WHERE room_id=? AND sender=? ORDER BY event DESC LIMIT ?`, room, sender, limit)
+	}, `SELECT message_id FROM message WHERE room_id=? AND sender=? ORDER BY event DESC LIMIT 0+?`, room, sender, limit)
 	return ids, err
 }

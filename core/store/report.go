@@ -39,7 +39,7 @@ func (tx *Tx) Reports(limit int) (rs []Report, err error) {
 		}
 		rs = append(rs, r)
 		return nil
-	}, `SELECT hash, room_id, ts, peer, reporter, abuser, body FROM abuse_report ORDER BY ts DESC, hash LIMIT ?`, limit)
+	}, `SELECT hash, room_id, ts, peer, reporter, abuser, body FROM abuse_report ORDER BY ts DESC, hash LIMIT 0+?`, limit)
 	return rs, err
 }
 

@@ -85,7 +85,7 @@ func (s *Store) resealColumn(ctx context.Context, c *sealedColumn, progress func
 		if after != nil {
 			q += fmt.Sprintf(` AND (%s) > (%s)`, keys, marks)
 		}
-		q += fmt.Sprintf(` ORDER BY %s LIMIT ?`, keys)
+		q += fmt.Sprintf(` ORDER BY %s LIMIT 0+?`, keys)
 		args = append(args, resealBatch)
 		if err := s.View(ctx, func(tx *Tx) error {
 			return tx.each(func(scan func(...any) error) error {

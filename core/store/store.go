@@ -71,6 +71,8 @@ type Store struct {
 	quit chan struct{}
 	done chan struct{}
 	once sync.Once
+
+	readers readers
 }
 
 type job struct {
@@ -82,9 +84,11 @@ type job struct {
 // Tx is a transaction. It is valid only inside the closure it was given to, on that goroutine.
 type Tx struct {
 	s     *Store
-	ctx   context.Context
+	ctx   context.Context // for the driver; of a View on SQLite it never ends, see live
+	live  context.Context // nil, or what ends a View
 	conn  *sql.Conn
-	stmts map[string]*sql.Stmt
+	stmts map[string]*sql.Stmt // nil: statements are not kept prepared
+	busy  map[string]bool      // of stmts, those whose rows are being read
 
 	locked map[string]bool // rooms whose rows this closure has locked
 	alone  bool            // not the writer's, see updateAlone
@@ -168,8 +172,8 @@ func (s *Store) openFile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	s.read.SetMaxOpenConns(8)
-	s.read.SetMaxIdleConns(8)
+	s.read.SetMaxOpenConns(maxReaders)
+	s.readers.places = make(chan struct{}, maxReaders)
 	return nil
 }
 
@@ -181,8 +185,8 @@ func (s *Store) openPostgres(ctx context.Context) error {
 	s.write, s.read, s.life = postgresDB(c), postgresDB(c), postgresDB(c)
 	s.write.SetMaxOpenConns(1)
 	s.life.SetMaxOpenConns(1)
-	s.read.SetMaxOpenConns(8)
-	s.read.SetMaxIdleConns(8)
+	s.read.SetMaxOpenConns(maxReaders)
+	s.read.SetMaxIdleConns(maxReaders)
 	s.restored = s.o.Restored
 	if s.conn, err = s.write.Conn(ctx); err != nil {
 		return fmt.Errorf("store: open the PostgreSQL database: %w", err)
@@ -444,6 +448,7 @@ func (s *Store) closeFiles() {
 		}
 		s.conn.Close()
 	}
+	s.readers.close()
 	for _, db := range []*sql.DB{s.life, s.read, s.write} {
 		if db != nil {
 			db.Close()
@@ -495,7 +500,7 @@ func (s *Store) update(ctx context.Context, fn func(*Tx) error) error {
 }
 
 func (s *Store) writer() {
-	tx := &Tx{s: s, ctx: context.Background(), conn: s.conn, stmts: map[string]*sql.Stmt{}}
+	tx := &Tx{s: s, ctx: context.Background(), conn: s.conn, stmts: map[string]*sql.Stmt{}, busy: map[string]bool{}}
 	defer func() {
 		for _, st := range tx.stmts {
 			st.Close() // an open one would keep the file open
@@ -666,8 +671,16 @@ func (tx *Tx) commit() error {
 	return nil
 }
 
+// exec0 runs what begins and ends transactions. On PostgreSQL it is not prepared: the driver looks at its text.
 func (tx *Tx) exec0(q string) error {
-	_, err := tx.conn.ExecContext(tx.ctx, q)
+	if tx.stmts == nil || tx.s.postgres() {
+		_, err := tx.conn.ExecContext(tx.ctx, q)
+		return err
+	}
+	st, err := tx.stmt(q)
+	if err == nil {
+		_, err = st.ExecContext(tx.ctx)
+	}
 	return err
 }
 
@@ -704,6 +717,9 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 		return ErrClosed
 	default:
 	}
+	if !s.postgres() {
+		return s.viewFile(ctx, fn)
+	}
 	conn, err := s.read.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -712,11 +728,7 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 	tx := &Tx{s: s, ctx: ctx, conn: conn}
 	// Also after a BEGIN that ctx interrupted: it may have begun, and the connection goes back to the pool.
 	defer conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
-	begin := "BEGIN"
-	if s.postgres() {
-		begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-	}
-	if err := tx.exec0(begin); err != nil {
+	if err := tx.exec0("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	return fn(tx)
@@ -728,10 +740,24 @@ func (s *Store) Incarnation() []byte { return s.incarn }
 // NodeID names this node among those that share the database.
 func (s *Store) NodeID() string { return s.nodeID }
 
-// stmt gives the writer's prepared statement.
+// maxStmts is how many statements a connection keeps prepared. There are a few hundred texts, but for those made for a number of
+// arguments.
+const maxStmts = 1000
+
+// stmt gives a prepared statement of the connection. SQLite makes a statement anew each time if a bare "LIMIT ?" is in it, since it plans
+// by that number: hence "LIMIT 0+?" everywhere.
 func (tx *Tx) stmt(q string) (*sql.Stmt, error) {
 	if st, ok := tx.stmts[q]; ok {
 		return st, nil
+	}
+	if len(tx.stmts) >= maxStmts {
+		for old, st := range tx.stmts {
+			if !tx.busy[old] {
+				st.Close()
+				delete(tx.stmts, old)
+				break
+			}
+		}
 	}
 	st, err := tx.conn.PrepareContext(tx.ctx, q)
 	if err != nil {
@@ -741,11 +767,36 @@ func (tx *Tx) stmt(q string) (*sql.Stmt, error) {
 	return st, nil
 }
 
-func (tx *Tx) exec(q string, args ...any) (int64, error) {
+// query runs a query; done is to be called when its rows were read. One that is being read already, further up, is prepared once more.
+func (tx *Tx) query(q string, args []any) (rows *sql.Rows, done func(), err error) {
+	if tx.stmts == nil || tx.busy[q] {
+		rows, err = tx.conn.QueryContext(tx.ctx, q, args...)
+		return rows, func() {}, err
+	}
+	st, err := tx.stmt(q)
+	if err != nil {
+		return nil, nil, err
+	}
+	if rows, err = st.QueryContext(tx.ctx, args...); err != nil {
+		return nil, nil, err
+	}
+	tx.busy[q] = true
+	return rows, func() { delete(tx.busy, q) }, nil
+}
+
+// before is what every statement begins with.
+func (tx *Tx) before(q string, args []any) error {
+	if tx.live != nil && tx.live.Err() != nil {
+		return fmt.Errorf("store: %w", tx.live.Err())
+	}
 	if tx.s.o.Trace != nil {
 		tx.s.o.Trace(q)
 	}
-	if err := tx.fence(q, args); err != nil {
+	return tx.fence(q, args)
+}
+
+func (tx *Tx) exec(q string, args ...any) (int64, error) {
+	if err := tx.before(q, args); err != nil {
 		return 0, err
 	}
 	var r sql.Result
@@ -775,14 +826,11 @@ func (tx *Tx) do(q string, args ...any) error {
 
 // one scans the only row of a query; found is false if there is none.
 func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
-	if tx.s.o.Trace != nil {
-		tx.s.o.Trace(q)
-	}
-	if err := tx.fence(q, args); err != nil {
+	if err := tx.before(q, args); err != nil {
 		return false, err
 	}
 	var row *sql.Row
-	if tx.stmts == nil {
+	if tx.stmts == nil || tx.busy[q] {
 		row = tx.conn.QueryRowContext(tx.ctx, q, args...)
 	} else {
 		st, err := tx.stmt(q)
@@ -802,18 +850,19 @@ func (tx *Tx) one(dest []any, q string, args ...any) (found bool, err error) {
 
 // each calls fn for every row; fn scans it.
 func (tx *Tx) each(fn func(scan func(...any) error) error, q string, args ...any) error {
-	if tx.s.o.Trace != nil {
-		tx.s.o.Trace(q)
-	}
-	if err := tx.fence(q, args); err != nil {
+	if err := tx.before(q, args); err != nil {
 		return err
 	}
-	rows, err := tx.conn.QueryContext(tx.ctx, q, args...)
+	rows, done, err := tx.query(q, args)
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
+	defer done()
 	defer rows.Close()
 	for rows.Next() {
+		if tx.live != nil && tx.live.Err() != nil {
+			return fmt.Errorf("store: %w", tx.live.Err())
+		}
 		if err := fn(rows.Scan); err != nil {
 			return err
 		}

@@ -194,7 +194,7 @@ func TestLogAndCursors(t *testing.T) {
 				if i%2 == 0 {
 					peers = append(peers, "c.example")
 				}
-				if err := tx.AppendLog(room, &store.LogEntry{Seq: i, TS: int64(i), Audience: peers, Body: []byte{byte(i)}}); err != nil {
+				if _, err := tx.AppendLog(room, &store.LogEntry{Seq: i, TS: int64(i), Audience: peers, Body: []byte{byte(i)}}); err != nil {
 					return err
 				}
 			}
@@ -214,13 +214,23 @@ func TestLogAndCursors(t *testing.T) {
 		}
 		return
 	}
+	end := func(q store.Queue, hi uint64, want bool) {
+		t.Helper()
+		update(func(tx *store.Tx) error {
+			more, err := tx.EndBatch(q, hi)
+			if err == nil && more != want {
+				t.Errorf("after %d there is more for %s: %v", hi, q.Peer, more)
+			}
+			return err
+		})
+	}
 	put(1, 4)
 	b := store.Queue{Room: room, Peer: "b.example"}
 	got, hi, fresh := batch("b.example", 2)
 	if got != "1" || hi != 1 || fresh { // nothing waited when it came
 		t.Fatalf("first batch of b: %s to %d, fresh %v", got, hi, fresh)
 	}
-	update(func(tx *store.Tx) error { return tx.EndBatch(b, hi) })
+	end(b, hi, true)
 	if got, hi, fresh = batch("b.example", 2); got != "23" || hi != 3 || !fresh {
 		t.Fatalf("second batch of b: %s to %d, fresh %v", got, hi, fresh)
 	}
@@ -229,19 +239,19 @@ func TestLogAndCursors(t *testing.T) {
 	if got, hi, fresh = batch("b.example", 2); got != "23" || hi != 3 || fresh {
 		t.Fatalf("the batch under way: %s to %d, fresh %v", got, hi, fresh)
 	}
-	update(func(tx *store.Tx) error { return tx.EndBatch(b, hi) })
+	end(b, hi, true)
 	if got, _, _ = batch("b.example", 10); got != "456" {
 		t.Errorf("third batch of b: %s", got)
 	}
 	if got, hi, _ = batch("c.example", 10); got != "2" {
 		t.Errorf("batch of c: %s", got)
 	}
-	update(func(tx *store.Tx) error { return tx.EndBatch(store.Queue{Room: room, Peer: "c.example"}, hi) })
+	end(store.Queue{Room: room, Peer: "c.example"}, hi, true)
 	if got, _, _ = batch("c.example", 10); got != "46" {
 		t.Errorf("second batch of c: %s", got)
 	}
 	var qs []store.Queue
-	update(func(tx *store.Tx) error { return tx.EndBatch(b, 6) })
+	end(b, 6, false)
 	if err := s.View(ctx, func(tx *store.Tx) (err error) { qs, err = tx.Queues(); return err }); err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +391,8 @@ func TestCleaning(t *testing.T) {
 	t.Run("a follower that takes nothing", func(t *testing.T) {
 		for i := range uint64(3) {
 			update(func(tx *store.Tx) error {
-				return tx.AppendLog(room, &store.LogEntry{Seq: i + 1, TS: int64(10 * i), Audience: []string{"b.example"}, Body: []byte{byte(i + 1)}})
+				_, err := tx.AppendLog(room, &store.LogEntry{Seq: i + 1, TS: int64(10 * i), Audience: []string{"b.example"}, Body: []byte{byte(i + 1)}})
+				return err
 			})
 		}
 		q := store.Queue{Room: room, Peer: "b.example"}
