@@ -346,9 +346,6 @@ func (c *Client) deliverSome(ctx context.Context, a adapter.Adapter, k deliveryK
 			if err := c.deliverBatch(ctx, b, k, events, direct); err != nil {
 				return err
 			}
-			if len(events) < eventsAtOnce {
-				return nil
-			}
 			continue
 		}
 		for _, e := range events {
