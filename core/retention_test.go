@@ -121,7 +121,7 @@ func TestRetention(t *testing.T) {
 func (p *provider) awaitDelivered(room interface{ String() string }) {
 	p.t.Helper()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		if p.rows(`SELECT count(*) FROM client_room c WHERE room_id=? AND last_event>coalesce((SELECT done FROM delivery d WHERE d.room_id=c.room_id), 0)`, room.String()) == 0 {
+		if p.rows(`SELECT count(*) FROM client_count c WHERE room_id=? AND last_event>coalesce((SELECT done FROM delivery d WHERE d.room_id=c.room_id), 0)`, room.String()) == 0 {
 			return
 		}
 		if time.Now().After(end) {

@@ -3,6 +3,7 @@ package core_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,13 +18,19 @@ import (
 // a's message "three" for b was in the hub's log, and dave's at a for the room at b had not been sent. What waited arrives, the rooms
 // can be read, messages go on, and members come and go.
 func TestUpgrade(t *testing.T) {
+	for _, schema := range []int{1, 2} {
+		t.Run(fmt.Sprint("schema ", schema), func(t *testing.T) { upgrade(t, schema) })
+	}
+}
+
+func upgrade(t *testing.T, schema int) {
 	_, ps := newNetwork(t, "a.example", "b.example")
 	a, b := ps[0], ps[1]
 	// The clock goes on from when it was: a KeyPackage from then is valid.
 	start, began := time.Date(2026, 11, 25, 15, 30, 0, 0, time.UTC), time.Now()
 	for i, p := range ps {
 		p.tune = func(c *core.Config) { c.Now = func() time.Time { return start.Add(time.Since(began)) } }
-		text, err := os.ReadFile("store/testdata/schema1-" + []string{"a", "b"}[i] + ".sql")
+		text, err := os.ReadFile(fmt.Sprintf("store/testdata/schema%d-%c.sql", schema, 'a'+i))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -108,7 +108,7 @@ func (tx *Tx) DropQueue(q Queue) (bool, error) {
 
 // DropEvents gives up what an adapter has not shown of one room.
 func (tx *Tx) DropEvents(room, adapter string) (bool, error) {
-	n, err := tx.exec(`INSERT INTO delivery (room_id, adapter, done) SELECT room_id, ?, last_event FROM client_room WHERE room_id=?
+	n, err := tx.exec(`INSERT INTO delivery (room_id, adapter, done) SELECT room_id, ?, last_event FROM client_count WHERE room_id=?
 		ON CONFLICT (room_id, adapter) DO UPDATE SET done=excluded.done`, adapter, room)
 	return n > 0, err
 }

@@ -109,15 +109,12 @@ func (tx *Tx) AwaitsWelcome(room string) (bool, error) {
 
 // ClientRoom is a room that has, had or is getting local users. State is sealed on its way to disk.
 type ClientRoom struct {
-	Room       string
-	Status     ClientStatus
-	Epoch      uint64
-	State      []byte
-	View       []byte
-	LastEvent  uint64
-	LastInbox  uint64
-	LastIntent uint64
-	Damaged    error // State is there and does not open: it is lost
+	Room    string
+	Status  ClientStatus
+	Epoch   uint64
+	State   []byte
+	View    []byte
+	Damaged error // State is there and does not open: it is lost
 }
 
 // ClientStatus is the life of a room at a provider with users in it.
@@ -133,8 +130,8 @@ const (
 func (tx *Tx) ClientRoom(room string) (*ClientRoom, error) {
 	r := ClientRoom{Room: room}
 	var state []byte
-	ok, err := tx.one([]any{&r.Status, &r.Epoch, &state, &r.View, &r.LastEvent, &r.LastInbox, &r.LastIntent},
-		`SELECT status, epoch, state, view, last_event, last_inbox, last_intent FROM client_room WHERE room_id=?`, room)
+	ok, err := tx.one([]any{&r.Status, &r.Epoch, &state, &r.View},
+		`SELECT status, epoch, state, view FROM client_room WHERE room_id=?`, room)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -170,6 +167,9 @@ func (tx *Tx) ClientRooms(status ClientStatus) (rooms []string, err error) {
 // EnsureClientRoom makes the row if it is not there.
 func (tx *Tx) EnsureClientRoom(room string, now int64) error {
 	if err := tx.EnsureRoom(room, now); err != nil {
+		return err
+	}
+	if err := tx.do(`INSERT INTO client_count (room_id) VALUES (?) ON CONFLICT DO NOTHING`, room); err != nil {
 		return err
 	}
 	return tx.do(`INSERT INTO client_room (room_id, status) VALUES (?, ?) ON CONFLICT DO NOTHING`, room, ClientNew)
@@ -283,7 +283,7 @@ type InboxItem struct {
 // AppendInbox adds an item.
 func (tx *Tx) AppendInbox(room string, body []byte) error {
 	var seq uint64
-	if _, err := tx.one([]any{&seq}, `UPDATE client_room SET last_inbox=last_inbox+1 WHERE room_id=? RETURNING last_inbox`, room); err != nil {
+	if _, err := tx.one([]any{&seq}, `UPDATE client_count SET last_inbox=last_inbox+1 WHERE room_id=? RETURNING last_inbox`, room); err != nil {
 		return err
 	}
 	return tx.do(`INSERT INTO inbox (room_id, seq, body) VALUES (?, ?, ?)`, room, seq, body)
@@ -387,7 +387,7 @@ func (tx *Tx) InsertIntent(i *Intent) (fresh bool, err error) {
 	if err != nil || ok {
 		return false, err
 	}
-	if _, err := tx.one([]any{&i.Seq}, `UPDATE client_room SET last_intent=last_intent+1 WHERE room_id=? RETURNING last_intent`, i.Room); err != nil {
+	if _, err := tx.one([]any{&i.Seq}, `UPDATE client_count SET last_intent=last_intent+1 WHERE room_id=? RETURNING last_intent`, i.Room); err != nil {
 		return false, err
 	}
 	return true, tx.do(`INSERT INTO intent (room_id, seq, adapter, actor, origin, status, payload, message_id, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
@@ -480,7 +480,7 @@ func eventKey(room string, seq uint64) string { return fmt.Sprintf("%s/%d", room
 
 // AppendEvent adds an event; payload is called with its sequence number.
 func (tx *Tx) AppendEvent(room string, ts int64, payload func(seq uint64) ([]byte, error)) (seq uint64, err error) {
-	if _, err := tx.one([]any{&seq}, `UPDATE client_room SET last_event=last_event+1 WHERE room_id=? RETURNING last_event`, room); err != nil {
+	if _, err := tx.one([]any{&seq}, `UPDATE client_count SET last_event=last_event+1 WHERE room_id=? RETURNING last_event`, room); err != nil {
 		return 0, err
 	}
 	p, err := payload(seq)
@@ -546,7 +546,7 @@ func (tx *Tx) RoomsToDeliver(adapter string) (rooms []string, err error) {
 		}
 		rooms = append(rooms, r)
 		return nil
-	}, `SELECT room_id FROM client_room c WHERE last_event>coalesce((SELECT done FROM delivery d WHERE d.room_id=c.room_id AND d.adapter=?), 0)`, adapter)
+	}, `SELECT room_id FROM client_count c WHERE last_event>coalesce((SELECT done FROM delivery d WHERE d.room_id=c.room_id AND d.adapter=?), 0)`, adapter)
 	return rooms, err
 }
 
@@ -586,7 +586,7 @@ func (tx *Tx) TrimStray() error {
 
 // AddMessage notes a message that the room's next event shows; fresh is false if the sender's message ID was there.
 func (tx *Tx) AddMessage(room string, id []byte, sender string, ts int64) (fresh bool, err error) {
-	n, err := tx.exec(`INSERT INTO message (room_id, message_id, sender, ts, event) VALUES (?, ?, ?, ?, coalesce((SELECT last_event FROM client_room WHERE room_id=?), 0)+1)
+	n, err := tx.exec(`INSERT INTO message (room_id, message_id, sender, ts, event) VALUES (?, ?, ?, ?, coalesce((SELECT last_event FROM client_count WHERE room_id=?), 0)+1)
 		ON CONFLICT DO NOTHING`, room, id, sender, ts, room)
 	return n > 0, err
 }

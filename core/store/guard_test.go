@@ -71,15 +71,15 @@ func TestGuards(t *testing.T) {
 		t.Errorf("only %d statements were found", seen)
 	}
 	for q, want := range map[string]guard{
-		`INSERT INTO hub_log (room_id, seq, ts) VALUES (?, ?, ?)`:                             {0, false},
-		`INSERT INTO message (message_id, room_id) VALUES (?, ?)`:                             {1, false},
-		`UPDATE hub_room SET status=?, epoch=? WHERE room_id=?`:                               {2, false},
-		`UPDATE client_room SET last_inbox=last_inbox+1 WHERE room_id=? RETURNING last_inbox`: {0, true},
-		`INSERT INTO intent (room_id, seq) VALUES (?, ?)`:                                     {0, true},
-		`UPDATE intent SET status=? WHERE room_id=? AND seq=?`:                                {1, false},
-		`DELETE FROM seen WHERE room_id=? AND epoch<?`:                                        {0, false},
-		`SELECT state FROM hub_room WHERE room_id=?`:                                          {-1, false},
-		`DELETE FROM node WHERE id=?`:                                                         {-1, false},
+		`INSERT INTO hub_log (room_id, seq, ts) VALUES (?, ?, ?)`:                              {0, false},
+		`INSERT INTO message (message_id, room_id) VALUES (?, ?)`:                              {1, false},
+		`UPDATE hub_room SET status=?, epoch=? WHERE room_id=?`:                                {2, false},
+		`UPDATE client_count SET last_inbox=last_inbox+1 WHERE room_id=? RETURNING last_inbox`: {0, true},
+		`INSERT INTO intent (room_id, seq) VALUES (?, ?)`:                                      {0, true},
+		`UPDATE intent SET status=? WHERE room_id=? AND seq=?`:                                 {1, false},
+		`DELETE FROM seen WHERE room_id=? AND epoch<?`:                                         {0, false},
+		`SELECT state FROM hub_room WHERE room_id=?`:                                           {-1, false},
+		`DELETE FROM node WHERE id=?`:                                                          {-1, false},
 	} {
 		if got := guardOf(q); got != want {
 			t.Errorf("%s: %+v, not %+v", q, got, want)

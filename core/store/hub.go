@@ -29,7 +29,7 @@ func (tx *Tx) HubRoom(room string) (*HubRoom, error) {
 	r := HubRoom{Room: room}
 	var keys []byte
 	ok, err := tx.one([]any{&r.Status, &r.Epoch, &r.State, &r.Info, &keys, &r.Creation, &r.LastSeq, &r.LastTS},
-		`SELECT status, epoch, state, info, keys, creation, last_seq, last_ts FROM hub_room WHERE room_id=?`, room)
+		`SELECT status, epoch, state, info, keys, creation, last_seq, last_ts FROM hub_room h JOIN hub_end e ON e.room_id=h.room_id WHERE h.room_id=?`, room)
 	if err != nil || !ok {
 		return nil, err
 	}
@@ -41,19 +41,25 @@ func (tx *Tx) HubRoom(room string) (*HubRoom, error) {
 
 // InsertHubRoom adds a prepared room; one that is there stays as it is.
 func (tx *Tx) InsertHubRoom(r *HubRoom) error {
+	if err := tx.do(`INSERT INTO hub_end (room_id) VALUES (?) ON CONFLICT DO NOTHING`, r.Room); err != nil {
+		return err
+	}
 	return tx.do(`INSERT INTO hub_room (room_id, status, keys) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
 		r.Room, HubPrepared, tx.s.sealer.Seal("hub_room", r.Room, "keys", r.Keys))
 }
 
 // UpdateHubRoom writes everything but the keys.
 func (tx *Tx) UpdateHubRoom(r *HubRoom) error {
-	return tx.do(`UPDATE hub_room SET status=?, epoch=?, state=?, info=?, creation=?, last_seq=?, last_ts=? WHERE room_id=?`,
-		r.Status, r.Epoch, r.State, r.Info, r.Creation, r.LastSeq, r.LastTS, r.Room)
+	if err := tx.AdvanceHubLog(r); err != nil {
+		return err
+	}
+	return tx.do(`UPDATE hub_room SET status=?, epoch=?, state=?, info=?, creation=? WHERE room_id=?`,
+		r.Status, r.Epoch, r.State, r.Info, r.Creation, r.Room)
 }
 
 // AdvanceHubLog writes only the end of the log.
 func (tx *Tx) AdvanceHubLog(r *HubRoom) error {
-	return tx.do(`UPDATE hub_room SET last_seq=?, last_ts=? WHERE room_id=?`, r.LastSeq, r.LastTS, r.Room)
+	return tx.do(`UPDATE hub_end SET last_seq=?, last_ts=? WHERE room_id=?`, r.LastSeq, r.LastTS, r.Room)
 }
 
 // LogEntry is one FanoutMessage of a room's log.
@@ -212,7 +218,7 @@ func (tx *Tx) TrimLog(before int64) error {
 
 // TrimHubRooms deletes the rooms that ended before (ms) and of which nothing is kept any more but keys and an empty queue.
 func (tx *Tx) TrimHubRooms(before int64) error {
-	const over = ` room_id IN (SELECT room_id FROM hub_room r WHERE status=2 AND last_ts<?
+	const over = ` room_id IN (SELECT e.room_id FROM hub_end e JOIN hub_room r ON r.room_id=e.room_id WHERE r.status=2 AND e.last_ts<?
 		AND NOT EXISTS (SELECT 1 FROM hub_log l WHERE l.room_id=r.room_id)
 		AND NOT EXISTS (SELECT 1 FROM abuse_report a WHERE a.room_id=r.room_id))`
 	for _, table := range []string{"hub_cursor", "hub_answer", "hub_route", "hub_room"} { // the last decides what the others are
@@ -220,7 +226,7 @@ func (tx *Tx) TrimHubRooms(before int64) error {
 			return err
 		}
 	}
-	return nil
+	return tx.do(`DELETE FROM hub_end WHERE NOT EXISTS (SELECT 1 FROM hub_room r WHERE r.room_id=hub_end.room_id)`)
 }
 
 // HubStatus reads only how far a room is; ok is false if it is not kept here.

@@ -13,10 +13,10 @@ import (
 	"github.com/mimibridge/mimibridge/core/store"
 )
 
-// schema1 makes a SQLite database as the first version left it.
-func schema1(t *testing.T, path, which string) store.Options {
+// earlier makes a SQLite database as a version with that schema left it.
+func earlier(t *testing.T, schema int, path, which string) store.Options {
 	t.Helper()
-	b, err := os.ReadFile("testdata/schema1-" + which + ".sql")
+	b, err := os.ReadFile(fmt.Sprintf("testdata/schema%d-%s.sql", schema, which))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,20 +45,23 @@ func verify(t *testing.T, o store.Options) *store.Verified {
 	return v
 }
 
-func TestUpgradeFromSchema1(t *testing.T) {
+func TestUpgradeFrom(t *testing.T) {
 	ctx := context.Background()
-	for _, which := range []string{"a", "b"} {
-		t.Run(which, func(t *testing.T) {
-			o := schema1(t, filepath.Join(t.TempDir(), "db"), which)
-			if _, err := store.Verify(ctx, o, nil); err == nil || !strings.Contains(err.Error(), "has schema 1") {
+	for _, c := range []struct {
+		schema int
+		which  string
+	}{{1, "a"}, {1, "b"}, {2, "a"}, {2, "b"}} {
+		t.Run(fmt.Sprint(c.schema, c.which), func(t *testing.T) {
+			o := earlier(t, c.schema, filepath.Join(t.TempDir(), "db"), c.which)
+			if _, err := store.Verify(ctx, o, nil); err == nil || !strings.Contains(err.Error(), fmt.Sprint("has schema ", c.schema)) {
 				t.Errorf("verified before the upgrade: %v", err)
 			}
 			for range 2 { // a dry run changes nothing
-				if from, err := store.Upgrade(ctx, o, true); from != 1 || err != nil {
+				if from, err := store.Upgrade(ctx, o, true); from != c.schema || err != nil {
 					t.Fatalf("dry run: from %d, %v", from, err)
 				}
 			}
-			if from, err := store.Upgrade(ctx, o, false); from != 1 || err != nil {
+			if from, err := store.Upgrade(ctx, o, false); from != c.schema || err != nil {
 				t.Fatalf("from %d, %v", from, err)
 			}
 			if from, err := store.Upgrade(ctx, o, false); from != store.SchemaVersion || err != nil {
@@ -141,7 +144,7 @@ func TestTooNew(t *testing.T) {
 func TestVerify(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good")
-	o := schema1(t, good, "a")
+	o := earlier(t, 2, good, "a")
 	if _, err := store.Upgrade(context.Background(), o, false); err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +163,7 @@ func TestVerify(t *testing.T) {
 		{`UPDATE intent SET payload=(SELECT secret FROM identity LIMIT 1)`, "intent.payload do not open"},
 		{`DELETE FROM room`, "rooms kept here that have no row"},
 		{`DELETE FROM client_room`, "ratchets of rooms"},
-		{`UPDATE hub_room SET last_seq=0`, "beyond the end of the log"},
+		{`UPDATE hub_end SET last_seq=0`, "beyond the end of the log"},
 		{`UPDATE hub_room SET state=NULL`, "open rooms without a group"},
 		{`UPDATE hub_cursor SET last=last+50`, "ahead of their room's log"},
 		{`UPDATE delivery SET done=done+50`, "shown more than there was"},

@@ -418,13 +418,13 @@ func (s *Store) CleanNodes(ctx context.Context) error {
 }
 
 // fenced are the tables whose rows belong to a room and so to its owner.
-var fenced = map[string]bool{"hub_room": true, "hub_log": true, "hub_cursor": true, "hub_answer": true, "hub_route": true,
-	"client_room": true, "client_ratchet": true, "client_pending": true, "inbox": true, "seen": true, "intent": true, "event": true, "message": true, "room_due": true}
+var fenced = map[string]bool{"hub_room": true, "hub_end": true, "hub_log": true, "hub_cursor": true, "hub_answer": true, "hub_route": true,
+	"client_room": true, "client_count": true, "client_ratchet": true, "client_pending": true, "inbox": true, "seen": true, "intent": true, "event": true, "message": true, "room_due": true}
 
 var (
 	writes = regexp.MustCompile(`^\s*(INSERT INTO|UPDATE|DELETE FROM)\s+(\w+)`)
 	// inboxStatement are the additions that any node may make.
-	inboxStatement = regexp.MustCompile(`^\s*(INSERT INTO (intent|inbox|seen|client_room) |UPDATE client_room SET last_(intent|inbox)=)`)
+	inboxStatement = regexp.MustCompile(`^\s*(INSERT INTO (intent|inbox|seen|client_room|client_count) |UPDATE client_count SET last_(intent|inbox)=)`)
 	columns        = regexp.MustCompile(`\(([\w, ]+)\)\s*VALUES`)
 	condition      = regexp.MustCompile(`\broom_id=\?`)
 )

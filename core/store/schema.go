@@ -3,8 +3,8 @@ package store
 // SchemaVersion is the version this code writes; OldestReader is the oldest version of this code that may
 // read what it writes. Both stand in the meta table; Open refuses a database whose oldest reader is newer.
 const (
-	SchemaVersion = 2
-	OldestReader  = 2
+	SchemaVersion = 3
+	OldestReader  = 3
 )
 
 // upgrades[i] takes the schema from version i to i+1. A published step is never edited.
@@ -387,5 +387,104 @@ CREATE TABLE deletion_room (
 	done       INTEGER NOT NULL,
 	PRIMARY KEY (local_user, room_id)
 ) WITHOUT ROWID;
+`,
+	// 3: what grows with a room lies apart from what changes with each message.
+	`
+-- The last numbers of a room's events, inbox and intents.
+CREATE TABLE client_count (
+	room_id     TEXT    NOT NULL PRIMARY KEY,
+	last_event  INTEGER NOT NULL DEFAULT 0,
+	last_inbox  INTEGER NOT NULL DEFAULT 0,
+	last_intent INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+INSERT INTO client_count (room_id, last_event, last_inbox, last_intent) SELECT room_id, last_event, last_inbox, last_intent FROM client_room;
+
+-- The end of the log of a room kept here. last_ts: ms.
+CREATE TABLE hub_end (
+	room_id  TEXT    NOT NULL PRIMARY KEY,
+	last_seq INTEGER NOT NULL DEFAULT 0,
+	last_ts  INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+INSERT INTO hub_end (room_id, last_seq, last_ts) SELECT room_id, last_seq, last_ts FROM hub_room;
+
+-- Rows that may be long lie by themselves, not in the tree that is searched by their key: SQLite would read them whole to compare
+-- the key of each that it passes.
+ALTER TABLE client_room RENAME TO client_room_2;
+CREATE TABLE client_room (
+	room_id    TEXT    NOT NULL PRIMARY KEY,
+	status     INTEGER NOT NULL,         -- 0 not joined yet, 1 joined, 2 out
+	epoch      INTEGER NOT NULL DEFAULT 0,
+	state      BLOB,
+	view       BLOB                      -- what Host.Room shows, JSON
+);
+INSERT INTO client_room (room_id, status, epoch, state, view) SELECT room_id, status, epoch, state, view FROM client_room_2;
+DROP TABLE client_room_2;
+
+ALTER TABLE hub_room RENAME TO hub_room_2;
+CREATE TABLE hub_room (
+	room_id  TEXT    NOT NULL PRIMARY KEY,
+	status   INTEGER NOT NULL,           -- 0 prepared, 1 open, 2 closed
+	epoch    INTEGER NOT NULL DEFAULT 0,
+	state    BLOB,                       -- the public group
+	info     BLOB,                       -- GroupInfo of the epoch, signed by its committer
+	keys     BLOB    NOT NULL,
+	creation BLOB                        -- SHA-256 of what created it, for repetition
+);
+INSERT INTO hub_room (room_id, status, epoch, state, info, keys, creation) SELECT room_id, status, epoch, state, info, keys, creation FROM hub_room_2;
+DROP TABLE hub_room_2;
+
+ALTER TABLE hub_log RENAME TO hub_log_2;
+CREATE TABLE hub_log (
+	room_id  TEXT    NOT NULL,
+	seq      INTEGER NOT NULL,
+	ts       INTEGER NOT NULL,
+	audience TEXT    NOT NULL,           -- " a.example b.example ": blanks around each
+	body     BLOB    NOT NULL,
+	PRIMARY KEY (room_id, seq)
+);
+INSERT INTO hub_log (room_id, seq, ts, audience, body) SELECT room_id, seq, ts, audience, body FROM hub_log_2;
+DROP TABLE hub_log_2;
+
+ALTER TABLE inbox RENAME TO inbox_2;
+CREATE TABLE inbox (
+	room_id TEXT    NOT NULL,
+	seq     INTEGER NOT NULL,
+	held    INTEGER NOT NULL DEFAULT -1,
+	body    BLOB    NOT NULL,
+	PRIMARY KEY (room_id, seq)
+);
+INSERT INTO inbox (room_id, seq, held, body) SELECT room_id, seq, held, body FROM inbox_2;
+DROP TABLE inbox_2;
+
+ALTER TABLE intent RENAME TO intent_2;
+CREATE TABLE intent (
+	room_id    TEXT    NOT NULL,
+	seq        INTEGER NOT NULL,
+	adapter    TEXT    NOT NULL,
+	actor      TEXT    NOT NULL,
+	origin     TEXT    NOT NULL,
+	status     INTEGER NOT NULL,
+	payload    BLOB,
+	message_id BLOB,
+	request    BLOB,                     -- a SubmitMessageRequest, fixed before it is sent first
+	epoch      INTEGER NOT NULL DEFAULT 0,
+	created    INTEGER NOT NULL,
+	PRIMARY KEY (room_id, seq)
+);
+INSERT INTO intent (room_id, seq, adapter, actor, origin, status, payload, message_id, request, epoch, created) SELECT room_id, seq, adapter, actor, origin, status, payload, message_id, request, epoch, created FROM intent_2;
+DROP TABLE intent_2;
+CREATE UNIQUE INDEX intent_origin ON intent (room_id, adapter, actor, origin);
+CREATE INDEX intent_open ON intent (room_id, seq) WHERE status < 2;
+
+ALTER TABLE event RENAME TO event_2;
+CREATE TABLE event (
+	room_id TEXT    NOT NULL,
+	seq     INTEGER NOT NULL,
+	ts      INTEGER NOT NULL,
+	payload BLOB    NOT NULL,
+	PRIMARY KEY (room_id, seq)
+);
+INSERT INTO event (room_id, seq, ts, payload) SELECT room_id, seq, ts, payload FROM event_2;
+DROP TABLE event_2;
 `,
 }

@@ -168,6 +168,10 @@ func (s *Store) openFile(ctx context.Context) error {
 	if err := s.migrate(ctx, o.Domain); err != nil {
 		return err
 	}
+	// What a savepoint might have to go back to; on disk it would be a file that is made anew, and 64 kB, for each.
+	if _, err := s.conn.ExecContext(ctx, "PRAGMA temp_store=MEMORY"); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
 	s.read, err = sql.Open("sqlite", dsn(o.Path, "query_only(1)"))
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -410,7 +414,8 @@ func (s *Store) reincarnate(ctx context.Context, tx *sql.Tx) error {
 	}{
 		{`UPDATE meta SET value=? WHERE key='incarnation'`, []any{s.incarn}},
 		{`UPDATE room SET incarnation=?, fence=fence+1`, []any{s.incarn}},
-		{`UPDATE client_room SET state=NULL, last_event=last_event+?`, []any{eventGap}},
+		{`UPDATE client_room SET state=NULL`, nil},
+		{`UPDATE client_count SET last_event=last_event+?`, []any{eventGap}},
 		{`DELETE FROM client_ratchet`, nil},
 		{`DELETE FROM client_pending`, nil},
 		{`UPDATE intent SET status=0 WHERE status=1 AND request IS NULL`, nil},
@@ -618,7 +623,19 @@ func (s *Store) run(tx *Tx, batch []*job) {
 		return
 	}
 	err := tx.begin()
-	if err == nil {
+	switch {
+	case err != nil:
+	case len(batch) == 1: // it has the transaction for itself, and needs no savepoint
+		j := batch[0]
+		if j.err = tx.call(j.fn); j.err == nil {
+			err = tx.commit()
+		}
+		if err != nil || j.err != nil {
+			if e := tx.exec0("ROLLBACK"); e != nil {
+				j.err = errors.Join(j.err, e)
+			}
+		}
+	default:
 		for _, j := range batch {
 			j.err = tx.attempt(j.fn)
 		}
@@ -688,22 +705,27 @@ func (tx *Tx) attempt(fn func(*Tx) error) (err error) {
 	if err := tx.exec0("SAVEPOINT one"); err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
+	if err = tx.call(fn); err == nil {
+		if err = tx.exec0("RELEASE one"); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("store: %w", err) // fn has passed over a statement that failed
+	}
+	if e := tx.exec0("ROLLBACK TO one"); e != nil {
+		err = errors.Join(err, e)
+	}
+	if e := tx.exec0("RELEASE one"); e != nil {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// call runs fn; a panic becomes an error.
+func (tx *Tx) call(fn func(*Tx) error) (err error) {
 	tx.locked = nil
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("store: panic in a transaction: %v", p)
-		}
-		if err == nil {
-			if err = tx.exec0("RELEASE one"); err == nil {
-				return
-			}
-			err = fmt.Errorf("store: %w", err) // fn has passed over a statement that failed
-		}
-		if e := tx.exec0("ROLLBACK TO one"); e != nil {
-			err = errors.Join(err, e)
-		}
-		if e := tx.exec0("RELEASE one"); e != nil {
-			err = errors.Join(err, e)
 		}
 	}()
 	return fn(tx)
