@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 )
 
 // seedMessages gives messages of all kinds to start from.
-func seedMessages(f *testing.F) [][]byte {
+func seedMessages(f testing.TB) [][]byte {
 	f.Helper()
 	alice, bob := newPerson(f, suite1, "alice"), newPerson(f, suite1, "bob")
 	h := newHall(f, suite1, alice, nil)
@@ -44,8 +45,13 @@ func FuzzParseMessage(f *testing.F) {
 			}
 		}
 	}
+	var mem meter
 	f.Fuzz(func(t *testing.T, b []byte) {
+		mem.read()
 		m, err := ParseMessage(b)
+		if n := mem.read(); n > memoryFor(len(b)) {
+			t.Fatalf("%d bytes allocate %d", len(b), n)
+		}
 		if err != nil {
 			return
 		}
@@ -66,10 +72,18 @@ func FuzzTree(f *testing.F) {
 		f.Add(tlspl.Marshal(out.Tree))
 	}
 	s := &suites[1]
+	var m meter
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rt := new(RatchetTree)
+		m.read()
 		if rt.UnmarshalBinary(b) != nil {
 			return
+		}
+		// Taken apart it has twice as many nodes at most, and pages of them.
+		if _, err := treeFrom(s, rt); err == nil {
+			if n := m.read(); n > 4*memoryFor(len(b)) {
+				t.Fatalf("a tree of %d bytes allocates %d", len(b), n)
+			}
 		}
 		if !bytes.Equal(tlspl.Marshal(rt), b) {
 			t.Fatal("does not re-encode to its bytes")
@@ -99,7 +113,9 @@ func FuzzReceive(f *testing.F) {
 	must(f, err)
 	f.Add(out.Message.Bytes())
 	f.Add(m.Bytes())
+	var mem meter
 	f.Fuzz(func(t *testing.T, b []byte) {
+		mem.read()
 		m, err := ParseMessage(b)
 		if err != nil {
 			return
@@ -108,6 +124,10 @@ func FuzzReceive(f *testing.F) {
 		_, _ = h.hub.InspectCommit(m)
 		_, _ = h.states[0].StageCommit(m)
 		_, _ = h.states[0].Decrypt(m)
+		// A ratchet may be wound on by MaxForward generations, and what is to be hashed or encrypted is encoded more than once.
+		if n := mem.read(); n > 4*memoryFor(len(b))+4<<20 {
+			t.Fatalf("%d bytes allocate %d", len(b), n)
+		}
 	})
 }
 
@@ -213,6 +233,7 @@ func TestDecodersAreFuzzed(t *testing.T) {
 // FuzzDecoders has every decoder read the same bytes: what is read is written as it was, without a panic, in memory that
 // the input bounds.
 func FuzzDecoders(f *testing.F) {
+	var m meter
 	for _, b := range seedMessages(f) {
 		f.Add(b)
 		f.Add(b[4:])
@@ -229,7 +250,12 @@ func FuzzDecoders(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for name, make := range decoders {
 			v := make()
-			if tlspl.Unmarshal(b, v) == nil && !bytes.Equal(tlspl.Marshal(v), b) {
+			m.read()
+			err := tlspl.Unmarshal(b, v)
+			if n := m.read(); n > memoryFor(len(b)) {
+				t.Fatalf("%s of %d bytes allocates %d", name, len(b), n)
+			}
+			if err == nil && !bytes.Equal(tlspl.Marshal(v), b) {
 				t.Fatalf("%s does not re-encode to its bytes", name)
 			}
 		}
@@ -375,8 +401,13 @@ func FuzzLoad(f *testing.F) {
 	b, err := h.states[1].MarshalEpoch()
 	must(f, err)
 	f.Add(b)
+	var m meter
 	f.Fuzz(func(t *testing.T, b []byte) {
+		m.read()
 		g, err := LoadGroup(h.cfg, b, nil)
+		if n := m.read(); n > 4*memoryFor(len(b)) {
+			t.Fatalf("%d bytes allocate %d", len(b), n)
+		}
 		if err != nil {
 			return
 		}
@@ -425,34 +456,68 @@ func FuzzLoadParts(f *testing.F) {
 	})
 }
 
-// TestParseMemory: a short message cannot make a decoder allocate much.
-func TestParseMemory(t *testing.T) {
-	deep := tlspl.NewWriter()
-	deep.Uint16(1)
-	deep.Uint16(uint16(WireFormatPublicMessage))
-	deep.Varint(tlspl.MaxVector)
-	inputs := [][]byte{deep.Bytes()}
-	blank := tlspl.NewWriter()
-	blank.Opaque(make([]byte, 1<<20)) // a tree of blank nodes
-	proposals := tlspl.NewWriter()
-	proposals.Vector(func(w *tlspl.Writer) {
-		for range 1 << 18 {
-			w.Uint8(2)
-			w.Opaque(nil)
-		}
-	})
-	proposals.Uint8(0)
-	for _, b := range append(inputs, blank.Bytes(), proposals.Bytes()) {
-		for _, v := range []tlspl.Unmarshaler{new(MLSMessage), new(RatchetTree), new(Commit)} {
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			_ = tlspl.Unmarshal(b, v)
-			runtime.ReadMemStats(&after)
-			if got := after.TotalAlloc - before.TotalAlloc; got > uint64(len(b))*200+1<<16 {
-				t.Errorf("%T of %d bytes allocates %d", v, len(b), got)
+// meter tells how much was allocated from one reading to the next, garbage included.
+type meter uint64
+
+func (m *meter) read() uint64 {
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	n := s.TotalAlloc - uint64(*m)
+	*m = meter(s.TotalAlloc)
+	return n
+}
+
+// What reading n bytes may allocate: the shortest elements of a vector, of a byte or two, become structures of some dozens,
+// each has a Reader of its own, and the slice they are in is copied as it grows. Most of this is garbage at once. Whatever is
+// read, there is something on top.
+func memoryFor(n int) uint64 { return 200*uint64(n) + 32<<10 }
+
+// TestDecoderMemory: no decoder allocates more than its input accounts for, whatever lengths stand in it and wherever a vector
+// of the shortest elements begins.
+func TestDecoderMemory(t *testing.T) {
+	filler := func(n int, pattern ...byte) []byte {
+		w := tlspl.NewWriter()
+		w.Opaque(bytes.Repeat(pattern, n/len(pattern)))
+		return w.Bytes()
+	}
+	claim := tlspl.NewWriter()
+	claim.Varint(tlspl.MaxVector)
+	tails := [][]byte{claim.Bytes(), filler(4096, 0), filler(4096, 2, 0), filler(4096, 0, 1, 0)}
+	heads := [][]byte{nil}
+	for _, seed := range seedMessages(t) {
+		// Every place a vector could begin at in the first bytes, with and without the MLSMessage around.
+		for i := 0; i < min(len(seed), 120); i += 2 {
+			heads = append(heads, seed[:i])
+			if i > 4 {
+				heads = append(heads, seed[4:i])
 			}
 		}
 	}
+	for _, ones := range []byte{1, 2, 3} {
+		heads = append(heads, []byte{ones}, []byte{0, ones}, []byte{0, 0, ones}, []byte{0, ones, 0, ones})
+	}
+	var m meter
+	most := 0.0
+	check := func(b []byte) {
+		for name, decode := range decoders {
+			m.read()
+			_ = tlspl.Unmarshal(b, decode())
+			n := m.read()
+			if n > memoryFor(len(b)) {
+				t.Fatalf("%s of %d bytes allocates %d: %x…", name, len(b), n, b[:min(len(b), 80)])
+			}
+			most = max(most, float64(n)/float64(len(b)+1<<10))
+		}
+	}
+	for _, h := range heads {
+		for _, tail := range tails {
+			check(slices.Concat(h, tail))
+		}
+	}
+	for _, tail := range [][]byte{filler(1<<20, 0), filler(1<<20, 2, 0)} {
+		check(tail)
+	}
+	t.Logf("%d decoders, %d inputs; at most %.1f times the input and 1 kB", len(decoders), len(heads)*len(tails)+2, most)
 }
 
 // FuzzSemiPrivate gives an external receiver and a member anything.
