@@ -861,13 +861,13 @@ func BenchmarkPeer(b *testing.B) {
 			}
 		})
 		run("Welcome", func(b *testing.B) {
-			var took time.Duration
+			var took peerCost
 			for b.Loop() {
 				p.invite(b, newPeer(b, "joiner"), &took)
 				p.remove(b)
 			}
-			b.ReportMetric(float64(took)/float64(b.N), "ns/op")
-			b.ReportMetric(0, "B/op") // not told apart
+			b.ReportMetric(float64(took.time)/float64(b.N), "ns/op")
+			b.ReportMetric(float64(took.bytes)/float64(b.N), "B/op")
 		})
 		run("Encrypt", func(b *testing.B) {
 			for b.Loop() {
@@ -958,19 +958,30 @@ func newPeerGroup(b testing.TB, n int) *peer {
 	return p
 }
 
-// invite adds one more member and gives its Welcome; took, if not nil, gains how long that alone took to make.
-func (p *peer) invite(b testing.TB, joiner *mlsGoMember, took *time.Duration) *peergroup.Welcome {
+// peerCost is what part of an operation took.
+type peerCost struct {
+	time  time.Duration
+	bytes uint64
+}
+
+// invite adds one more member and gives its Welcome; took, if not nil, gains what that alone took to make.
+func (p *peer) invite(b testing.TB, joiner *mlsGoMember, took *peerCost) *peergroup.Welcome {
 	_, err := p.g.AddMember(joiner.kp)
 	must(b, err)
 	staged, err := p.g.Commit(p.sig, p.sig.PublicKey(), nil)
 	must(b, err)
 	secret := staged.JoinerSecret()
 	must(b, p.g.MergeCommit(staged))
+	var m meter
+	if took != nil {
+		m.read()
+	}
 	t := time.Now()
 	w, err := p.g.CreateWelcomeWithOpts([]*peerkeys.KeyPackage{joiner.kp}, p.sig, peergroup.WithJoinerSecret(secret), peergroup.WithStagedCommit(staged))
 	must(b, err)
 	if took != nil {
-		*took += time.Since(t)
+		took.time += time.Since(t)
+		took.bytes += m.read()
 	}
 	return w
 }

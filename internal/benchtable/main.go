@@ -44,12 +44,16 @@ func main() {
 		fmt.Fprintln(os.Stderr, "benchtable:", err)
 		os.Exit(1)
 	}
-	tables, err := read(io.TeeReader(out, os.Stderr))
+	tables, failed, err := read(io.TeeReader(out, os.Stderr))
 	err = errors.Join(err, cmd.Wait())
 	for _, t := range tables {
 		t.print(os.Stdout, *peer)
 	}
 	fmt.Printf("\n%d s in all\n", int(time.Since(start).Seconds()))
+	// What failed has no row above, and would not be missed.
+	for _, f := range failed {
+		fmt.Println("FAILED:", f)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchtable:", err)
 		os.Exit(1)
@@ -70,8 +74,8 @@ type row struct {
 
 var line = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(.+)$`)
 
-// read takes the output of go test apart.
-func read(r io.Reader) (tables []*table, err error) {
+// read takes the output of go test apart. failed are benchmarks and packages that go test says so of.
+func read(r io.Reader) (tables []*table, failed []string, err error) {
 	var t *table
 	s := bufio.NewScanner(r)
 	for s.Scan() {
@@ -79,6 +83,11 @@ func read(r io.Reader) (tables []*table, err error) {
 			t = &table{pkg: pkg}
 			tables = append(tables, t)
 			continue
+		}
+		if what, ok := strings.CutPrefix(strings.TrimSpace(s.Text()), "--- FAIL: "); ok {
+			failed = append(failed, what)
+		} else if what, ok := strings.CutPrefix(s.Text(), "FAIL\t"); ok {
+			failed = append(failed, strings.ReplaceAll(what, "\t", " "))
 		}
 		m := line.FindStringSubmatch(s.Text())
 		if m == nil || t == nil {
@@ -94,7 +103,7 @@ func read(r io.Reader) (tables []*table, err error) {
 		for i := 0; i+1 < len(f); i += 2 {
 			v, err := strconv.ParseFloat(f[i], 64)
 			if err != nil {
-				return nil, fmt.Errorf("not a result: %q", s.Text())
+				return nil, nil, fmt.Errorf("not a result: %q", s.Text())
 			}
 			metrics[f[i+1]] = v
 		}
@@ -106,7 +115,7 @@ func read(r io.Reader) (tables []*table, err error) {
 		}
 		t.rows = append(t.rows, &row{name: name, size: size, metrics: metrics})
 	}
-	return tables, s.Err()
+	return tables, failed, s.Err()
 }
 
 // print writes the table and, below it, which targets were missed.

@@ -2,12 +2,13 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 )
 
 func TestTable(t *testing.T) {
-	tables, err := read(strings.NewReader(`goos: linux
+	tables, failed, err := read(strings.NewReader(`goos: linux
 pkg: example/a
 cpu: some
 BenchmarkEncrypt/2-2       	     770	    132482 ns/op	     57633 ns/bare	         1.141 x/bare	         1.500 x/target	    7873 B/op	     100 allocs/op
@@ -19,9 +20,19 @@ PASS
 ok  	example/a	1s
 pkg: example/none
 PASS
+pkg: example/broken
+--- FAIL: BenchmarkHalf
+    x_test.go:3: broken
+FAIL
+exit status 1
+FAIL	example/broken	0.1s
+FAIL
 `))
-	if err != nil || len(tables) != 2 {
+	if err != nil || len(tables) != 3 {
 		t.Fatal(tables, err)
+	}
+	if want := []string{"BenchmarkHalf", "example/broken 0.1s"}; !slices.Equal(failed, want) {
+		t.Errorf("failed are %q, not %q", failed, want)
 	}
 	var b bytes.Buffer
 	for _, x := range tables {
@@ -39,7 +50,7 @@ Peer/Other     100   4.14 ms
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
-	if _, err := read(strings.NewReader("pkg: x\nBenchmarkA-2 1 many ns/op\n")); err == nil {
+	if _, _, err := read(strings.NewReader("pkg: x\nBenchmarkA-2 1 many ns/op\n")); err == nil {
 		t.Error("a result that is none is taken")
 	}
 }
