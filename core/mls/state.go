@@ -324,12 +324,10 @@ func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
 	if r.Err() != nil {
 		return p
 	}
-	// The tree is as wide as its last leaf asks, so what is allocated is bounded
-	// by the leaves there are.
 	last := LeafIndex(0)
-	for l := range g.tree.members() {
+	for l, n := range g.tree.members() {
 		if _, other := changed[l]; !other && uint32(l) < leaves {
-			last = max(last, l)
+			changed[l] = n
 		}
 	}
 	for l, n := range changed {
@@ -344,12 +342,10 @@ func (g *Group) readPast(r *tlspl.Reader) *pastEpoch {
 	p.gcBytes = tlspl.Marshal(p.gc)
 	p.tree = newTree(g.s, leaves)
 	p.tree.end = LeafIndex(leaves)
-	for l := LeafIndex(0); uint32(l) < leaves; l++ {
-		n, other := changed[l]
-		if !other {
-			n = g.tree.leaf(l)
+	for l, n := range changed {
+		if n != nil {
+			p.tree.mut(l.node()).leaf = n
 		}
-		p.tree.at(l.node()).leaf = n
 	}
 	r.Vector(func(r *tlspl.Reader) { p.locals = append(p.locals, LeafIndex(r.Uint32())) })
 	p.secrets = emptySecretTree(g.s, leaves)

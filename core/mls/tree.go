@@ -50,10 +50,13 @@ func newTree(s *suite, leaves uint32) *tree {
 	t := &tree{s: s, leaves: leaves, owner: new(owner)}
 	t.pages = make([]*page, pagesFor(leaves))
 	for i := range t.pages {
-		t.pages[i] = &page{owner: t.owner}
+		t.pages[i] = &blankPage
 	}
 	return t
 }
+
+// blankPage belongs to no tree: who writes to it gets a copy.
+var blankPage page
 
 func pagesFor(leaves uint32) int { return int((uint64(leaves)*2 - 1 + 1<<pageBits - 1) >> pageBits) }
 
@@ -235,7 +238,7 @@ func (t *tree) nextFree() (LeafIndex, error) {
 	t.leaves *= 2
 	t.idx = nil // one of the new size is made when needed
 	for len(t.pages) < pagesFor(t.leaves) {
-		t.pages = append(t.pages, &page{owner: t.owner})
+		t.pages = append(t.pages, &blankPage)
 	}
 	return t.free, nil
 }
@@ -327,7 +330,9 @@ func treeFrom(s *suite, rt *RatchetTree) (*tree, error) {
 		if node.Leaf != nil && !x.isLeaf() || node.Parent != nil && x.isLeaf() {
 			return nil, fmt.Errorf("mls: %w: node %d is of the wrong kind", ErrTree, i)
 		}
-		*t.at(x) = slot{leaf: node.Leaf, parent: node.Parent}
+		if node != (TreeNode{}) {
+			*t.mut(x) = slot{leaf: node.Leaf, parent: node.Parent}
+		}
 	}
 	return t, nil
 }

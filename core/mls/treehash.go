@@ -150,7 +150,7 @@ const leafBatch = 16
 // verifyUnmerged checks the unmerged leaves (RFC 9420 section 12.4.3.1) and that
 // no encryption key stands twice.
 func (t *tree) verifyUnmerged() error {
-	seen := make(map[string]bool, t.leaves)
+	seen := map[string]bool{} // not made for all leaves at once: most may be blank
 	for x := nodeIndex(0); x < nodeIndex(2*t.leaves-1); x++ {
 		key := t.publicKey(x)
 		if key == nil {

@@ -6,8 +6,9 @@ import "math/bits"
 // C): leaves are even.
 type nodeIndex uint32
 
-// maxLeaves bounds a tree far above any use, so that no index overflows.
-const maxLeaves = 1 << 30
+// maxLeaves bounds a tree far above any use, so that no index overflows and what
+// is stored of a tree with one leaf far out does not ask for much memory.
+const maxLeaves = 1 << 24
 
 func (l LeafIndex) node() nodeIndex { return nodeIndex(l) << 1 }
 
