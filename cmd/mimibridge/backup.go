@@ -58,7 +58,7 @@ func cmdBackup(ctx context.Context, e *env, args []string) error {
 	}
 	if o.Postgres != "" {
 		return errorWithHint(errors.New("PostgreSQL is backed up with its own tools"),
-			fmt.Sprintf("pg_dump --format=custom --file=%s --dbname='%s'\nand keep the sealing key apart from it", rest[0], store.PostgresName(o.Postgres)))
+			fmt.Sprintf("pg_dump --format=custom --exclude-table-data=node --file=%s --dbname='%s'\nand keep the sealing key apart from it", rest[0], store.PostgresName(o.Postgres)))
 	}
 	m, err := backup.Write(ctx, backup.Options{Store: o, Assets: c.Assets.Folder, Version: version(), Progress: progress(e)}, rest[0])
 	if err != nil {

@@ -287,6 +287,8 @@ func TestSocketAndListener(t *testing.T) {
 		{"GET", "/hooks/delete-account", "hunter2", "", 405, ""},
 		{"POST", "/hooks/delete-account", "hunter2", `{"user": "no address"}`, 400, "no user"},
 		{"POST", "/hooks/delete-account", "hunter2", `nonsense`, 400, ""},
+		{"POST", "/hooks/delete-account", "hunter3", `{"user": "nobody@a.example"}`, 401, ""},
+		{"POST", "/hooks/delete-account", "hunter2", `{"user": "nobody@a.example"}`, 202, ""},
 	} {
 		t.Run(fmt.Sprintf("%s %s %q", tc.method, tc.path, tc.token), func(t *testing.T) {
 			status, body := p.http(tc.method, tc.path, tc.token, tc.body)

@@ -159,6 +159,31 @@ func TestUninstalledDoesNotRun(t *testing.T) {
 	}
 }
 
+// TestDeleteAccountHook: what a chat server sends when an account is deleted, for its address on either network; again is no error.
+func TestDeleteAccountHook(t *testing.T) {
+	ps := newProviders(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	const room, aliceURI = "mimi://b.example/r/garden", "mimi://a.example/u/alice"
+	bob := b.chat("bob", room)
+	a.chat("alice", "")
+	bob.do(console.Request{Do: "create"})
+	bob.event("joined", "mimi://b.example/u/bob")
+	bob.do(console.Request{Do: "invite", User: "alice@a.example"})
+	bob.event("joined", aliceURI)
+	for _, id := range []string{"alice@a.example", "@alice:a.example"} {
+		if status, body := a.http("POST", "/hooks/delete-account", "hunter2", `{"user": "`+id+`"}`); status != 202 {
+			t.Errorf("%s: %d %s", id, status, body)
+		}
+	}
+	bob.event("left", aliceURI)
+	for i := 0; strings.Contains(a.ok("user", "list"), "alice"); i++ {
+		if i > 600 {
+			t.Fatalf("alice is still there: %s", a.logged())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // TestForget: who is forgotten is gone when the command ends.
 func TestForget(t *testing.T) {
 	p := newProviders(t, "a.example")[0].start()
