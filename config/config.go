@@ -65,6 +65,15 @@ type XMPP struct {
 	Secret     string `yaml:"secret" secret:"yes"`
 	SecretFile string `yaml:"secret_file"`
 	SecretEnv  string `yaml:"secret_env"`
+	// Puppets is who speaks for people elsewhere in a chat room of the server that is connected with a MIMI room: "speakers", they
+	// themselves while they speak, or "none", the bridge. Default "speakers".
+	Puppets string `yaml:"puppets" enum:"speakers none"`
+	// OtherBridges are patterns of the addresses ("*@irc.example.org") or, without an "@", the nicks of users of other bridges. A chat room
+	// with one of them is not connected with a MIMI room, and is not served while one is in it. Default: none.
+	OtherBridges []string `yaml:"other_bridges"`
+	// Blocklists are lists of banned addresses that are followed in real time (RTBL), as "pubsub.example.org" for the node
+	// muc_bans_sha256 there, or "pubsub.example.org/node". Default: none.
+	Blocklists []string `yaml:"blocklists"`
 }
 
 // Matrix connects a Matrix homeserver as an application service.

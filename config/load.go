@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -319,6 +320,7 @@ func (c *Config) setDefaults() {
 		def(&x.LocalDomain, c.Domain)
 		def(&x.Users, "mimi."+x.LocalDomain)
 		def(&x.Rooms, "rooms."+x.Users)
+		def(&x.Puppets, "speakers")
 	}
 	if m := c.Network.Matrix; m != nil {
 		def(&m.Homeserver, "http://127.0.0.1:8008")
@@ -462,6 +464,20 @@ func (c *Config) validate(v *validator) {
 		}
 		if x.Users != "" && (x.Users == x.Rooms || x.Users == x.LocalDomain || x.Rooms == x.LocalDomain) {
 			v.fail("network.xmpp.rooms", "local_domain, users and rooms must be three different domains", "for instance example.org, mimi.example.org, rooms.mimi.example.org")
+		}
+		if x.Puppets != "speakers" && x.Puppets != "none" {
+			v.fail("network.xmpp.puppets", fmt.Sprintf("%q is neither", clip(x.Puppets)), "speakers or none")
+		}
+		for _, p := range x.OtherBridges {
+			if _, err := path.Match(p, ""); err != nil || p == "" {
+				v.fail("network.xmpp.other_bridges", fmt.Sprintf("%q is no pattern", clip(p)), `for instance "*@irc.example.org"`)
+			}
+		}
+		for _, l := range x.Blocklists {
+			service, _, _ := strings.Cut(l, "/")
+			if service == "" || strings.ContainsAny(service, " @") {
+				v.fail("network.xmpp.blocklists", fmt.Sprintf("%q names no service", clip(l)), "for instance pubsub.example.org/muc_bans_sha256")
+			}
 		}
 	case m != nil:
 		v.url("network.matrix.homeserver", &m.Homeserver, "http", "https")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,20 @@ type Config struct {
 	// Keep is for how long the ids of messages are kept, by which stanzas refer to them and by which they are found in archives. It
 	// should be what the provider keeps ids for. Zero is 90 days.
 	Keep time.Duration
+
+	// PlumbNick is the nick of the bridge in chat rooms that are connected with MIMI rooms (see plumb.go). Empty is "MIMI".
+	PlumbNick string
+	// Puppets is who speaks for people elsewhere there if nothing is said: "speakers", they themselves while they speak, or
+	// "none", the bridge. Empty is speakers.
+	Puppets string
+	// OtherBridges are patterns (path.Match) of addresses, or, without an "@", of nicks that are puppets of another bridge: a room
+	// with one of them is not connected, and is not served while one is in it.
+	OtherBridges []string
+	// Blocklists are lists of banned addresses to follow (see rtbl.go): "pubsub.example.org/node", or only the service for
+	// the node muc_bans_sha256.
+	Blocklists []string
+
+	lists []blocklist // Blocklists, read
 }
 
 // Adapter is the XMPP adapter. All methods may be called concurrently.
@@ -91,6 +106,27 @@ func New(cfg Config) (adapter.Adapter, error) {
 	}
 	if cfg.MaxStanza < 10_000 || cfg.MaxBody < 1000 {
 		return nil, errors.New("xmpp: a stanza of less than 10,000 octets, or a text of less than 1,000, is not enough to work with")
+	}
+	if cfg.PlumbNick == "" {
+		cfg.PlumbNick = "MIMI"
+	}
+	if cfg.Puppets == "" {
+		cfg.Puppets = plumbSpeakers
+	}
+	if cfg.Puppets != plumbSpeakers && cfg.Puppets != plumbNone {
+		return nil, fmt.Errorf("xmpp: puppets are %q; it is %s or %s", cfg.Puppets, plumbSpeakers, plumbNone)
+	}
+	for _, pattern := range cfg.OtherBridges {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			return nil, fmt.Errorf("xmpp: other_bridges: %q is no pattern", pattern)
+		}
+	}
+	for _, text := range cfg.Blocklists {
+		l, ok := readBlocklist(text)
+		if !ok {
+			return nil, fmt.Errorf("xmpp: blocklists: %q is no service, or service/node", text)
+		}
+		cfg.lists = append(cfg.lists, l)
 	}
 	return &Adapter{cfg: cfg}, nil
 }

@@ -99,7 +99,7 @@ The same is offered as commands (ad-hoc) by clients that have them.`
 }
 
 var simpleHelp = func() (out []string) {
-	for _, c := range []string{"find", "contacts", "ask", "allow", "refuse", "blocked", "block", "unblock", "report", "safety", "settings", "profile", "export", "delete"} {
+	for _, c := range []string{"find", "contacts", "ask", "allow", "refuse", "blocked", "block", "unblock", "report", "safety", "settings", "profile", "plumb", "unplumb", "export", "delete"} {
 		x := simpleOf(c)
 		line := c
 		if x.usage != "" {

@@ -81,6 +81,9 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 	if simple != nil && !atRoom && in.to.local == "" && in.to.resource == "" {
 		c = &adhoc{node: simple.node, name: simple.name}
 	}
+	if c != nil && s.listed(in.from.bare()) && !forListed(c.node) {
+		return nil, errListed
+	}
 	if c == nil || in.to.resource != "" || atRoom && (in.to.local == "" || !c.atRoom) || !atRoom && in.to.local != "" {
 		return nil, errNotFound("There is no such command here.")
 	}

@@ -28,6 +28,9 @@ type live struct {
 	server liveServer
 	ca     *testnet.CA
 	tw     *twin
+
+	prosody  func(*testnet.ProsodyOptions) // changes what is started; may be nil
+	ejabberd func(*testnet.EjabberdOptions)
 }
 
 // liveServer is a server of either kind.
@@ -50,6 +53,12 @@ func liveServers(t *testing.T, f func(t *testing.T, l *live)) {
 }
 
 func newLive(t *testing.T, kind string, overTLS bool) *live {
+	return newLiveWith(t, kind, overTLS, func(*live, *Config) {})
+}
+
+// newLiveWith is newLive with something changed: it is called before the server is started, and again, with the adapter's
+// configuration, before the adapter is.
+func newLiveWith(t *testing.T, kind string, overTLS bool, change func(*live, *Config)) *live {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	ca, err := testnet.NewCA(t.TempDir())
@@ -62,6 +71,7 @@ func newLive(t *testing.T, kind string, overTLS bool) *live {
 	}
 	l := &live{t: t, ctx: ctx, ca: ca, dir: t.TempDir(), kind: kind, tls: overTLS, cert: cert, key: key,
 		users: map[string]string{"romeo": "pass romeo", "benvolio": "pass benvolio"}}
+	change(l, new(Config))
 	l.start()
 	t.Cleanup(func() { l.server.stop() })
 	t.Log("testtable: server " + l.server.version)
@@ -70,6 +80,7 @@ func newLive(t *testing.T, kind string, overTLS bool) *live {
 		cfg.Server = l.server.componentTLS
 		cfg.TLS = &tls.Config{RootCAs: ca.Pool(), ServerName: testDomain}
 	}
+	change(l, &cfg)
 	l.tw = newTwin(t, cfg)
 	l.tw.start()
 	t.Cleanup(func() {
@@ -86,8 +97,12 @@ func (l *live) start() {
 	components := []string{testUsers, testRooms}
 	if l.kind == ejabberd {
 		ports, _ := l.server.ports.(testnet.EjabberdPorts)
-		s, err := testnet.StartEjabberd(l.ctx, testnet.EjabberdOptions{Dir: l.dir, Domain: testDomain, MUC: "muc." + testDomain,
-			CertFile: l.cert, KeyFile: l.key, Components: components, Secret: testSecret, Users: l.users, Ports: ports})
+		o := testnet.EjabberdOptions{Dir: l.dir, Domain: testDomain, MUC: "muc." + testDomain,
+			CertFile: l.cert, KeyFile: l.key, Components: components, Secret: testSecret, Users: l.users, Ports: ports}
+		if l.ejabberd != nil {
+			l.ejabberd(&o)
+		}
+		s, err := testnet.StartEjabberd(l.ctx, o)
 		if err != nil {
 			l.t.Fatal(err)
 		}
@@ -95,8 +110,12 @@ func (l *live) start() {
 		return
 	}
 	ports, _ := l.server.ports.(testnet.ProsodyPorts)
-	s, err := testnet.StartProsody(l.ctx, testnet.ProsodyOptions{Dir: l.dir, Domain: testDomain, MUC: "muc." + testDomain,
-		CertFile: l.cert, KeyFile: l.key, Components: components, Secret: testSecret, Users: l.users, Ports: ports})
+	o := testnet.ProsodyOptions{Dir: l.dir, Domain: testDomain, MUC: "muc." + testDomain,
+		CertFile: l.cert, KeyFile: l.key, Components: components, Secret: testSecret, Users: l.users, Ports: ports}
+	if l.prosody != nil {
+		l.prosody(&o)
+	}
+	s, err := testnet.StartProsody(l.ctx, o)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -46,7 +46,10 @@ func (s *service) show(ctx context.Context, ev adapter.Event) (d delivery, err e
 	case adapter.Message:
 		d, err = s.showMessage(ctx, ev)
 	case adapter.Joined, adapter.Left, adapter.Metadata, adapter.RoleChanged, adapter.Policy, adapter.Banned, adapter.Unbanned:
-		d, err = s.showChange(ctx, ev)
+		if d, err = s.showChange(ctx, ev); err == nil {
+			s.plumbChange(ev)
+			s.keepBookmark(ev)
+		}
 	case adapter.Notice:
 		d, err = s.showNotice(ctx, ev)
 	case adapter.Closed:
@@ -134,16 +137,23 @@ func (s *service) showMessage(ctx context.Context, ev adapter.Event) (delivery, 
 		s.log.Info().Str("room", ev.Room.String()).Stringer("kind", k.c.Kind).Msg("a message was left out: it changes one that is not known or is of somebody else")
 		return delivery{}, nil
 	}
-	if !known {
+	if !known || s.listed(s.userJID(ev.Sender)) {
 		return delivery{}, nil
 	}
 	s.prepareFiles(ctx, k)
+	if p := s.plumbOf(ev.Room); p != nil {
+		return delivery{}, p.show(ctx, k)
+	}
 	if direct {
 		return s.showDirect(ctx, r, k)
 	}
 	if k.c.Kind == content.KindStatus {
 		return s.showStatus(ctx, r, k)
 	}
+	r.mu.Lock()
+	info := r.info
+	r.mu.Unlock()
+	s.plumbAnswer(ev, info)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.fill(); err != nil {
@@ -382,7 +392,7 @@ func (r *room) joined(ev adapter.Event, before bool) (out []*element, err error)
 		}
 		return append(out, more...), err
 	}
-	if len(m.sessions) > 0 {
+	if len(m.sessions) > 0 || r.s.plumbOf(ev.Room) != nil {
 		return out, nil
 	}
 	return append(out, r.s.invitation(ev.Room, r.name, ev.User, ev.Actor, eventID("invite", ev))), nil
@@ -398,6 +408,10 @@ func (s *service) showNotice(ctx context.Context, ev adapter.Event) (delivery, e
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.info.Direct {
+		return delivery{}, nil
+	}
+	if p := s.plumbOf(ev.Room); p != nil {
+		p.say(ev.Notice)
 		return delivery{}, nil
 	}
 	return r.deliver(ev, func() ([]*element, error) {
@@ -480,6 +494,9 @@ func (s *service) showClosed(ctx context.Context, ev adapter.Event) (delivery, e
 	if err := r.load(ctx); err != nil {
 		return delivery{}, err
 	}
+	if p := s.plumbOf(ev.Room); p != nil {
+		p.closed()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.deliver(ev, func() ([]*element, error) {
@@ -542,6 +559,13 @@ func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery
 		}, nil)
 	case hintChat:
 		d.user, err = s.toUser.send(s.chatLine(h, "That was not done: "+fault.Public(why)))
+	case hintPlumbDo:
+		s.plumbRefused(ev)
+	case hintPlumb:
+		if p := s.plumbOf(ev.Room); p != nil {
+			p.arrived(ev.Origin.ID)
+			p.tell(ev.Actor, textPlumbNot(p, fault.Public(why)))
+		}
 	case hintCommand:
 		s.settle(ev)
 	default:

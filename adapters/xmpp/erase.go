@@ -17,6 +17,7 @@ import (
 var personal = [][2]string{
 	{"xmpp_alias", "uri"}, {"xmpp_nick", "person"}, {"xmpp_occupant", "person"}, {"xmpp_sent", "person"}, {"xmpp_message", "sender"},
 	{"xmpp_read", "person"}, {"xmpp_member", "person"}, {"xmpp_contact", "person"}, {"xmpp_contact", "other"}, {"xmpp_setting", "person"},
+	{"xmpp_plumb", "person"}, {"xmpp_plumb_person", "person"}, {"xmpp_plumb_id", "person"}, {"xmpp_kept", "person"},
 }
 
 var _ adapter.Eraser = (*Adapter)(nil)
@@ -36,6 +37,11 @@ func (a *Adapter) EraseUser(ctx context.Context, user mimiuri.URI) error {
 	s.mu.Unlock()
 	for _, u := range rooms {
 		s.forgetIn(u, user)
+	}
+	for _, p := range s.allPlumbs() {
+		if p.by == user { // it stands in their name
+			p.end("")
+		}
 	}
 	s.pictures.mu.Lock()
 	delete(s.pictures.users, user)
@@ -130,6 +136,9 @@ func (s *service) tidy(keep time.Duration) {
 // whom no message is left, and rooms in which nothing is left and in which the provider is not any more.
 func (s *service) tidyOnce(ctx context.Context, before time.Time, all bool) error {
 	if err := s.db.exec(`DELETE FROM xmpp_sent WHERE at < $1`, time.Now().Add(-keepSent).UnixMilli()); err != nil {
+		return err
+	}
+	if err := s.db.exec(`DELETE FROM xmpp_plumb_message WHERE at < $1`, before.UnixMilli()); err != nil {
 		return err
 	}
 	less := make(map[string]bool)

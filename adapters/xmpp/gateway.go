@@ -141,6 +141,9 @@ func (s *service) gatewayPrompt(in *packet, q *element) (*element, error) {
 
 // userPresence handles subscriptions, see people.go, and probes. The gateway itself is a contact of whoever wants it.
 func (s *service) userPresence(in *packet) {
+	if s.plumbStanza(in) {
+		return
+	}
 	from, to := in.to.bare().String(), in.from.bare().String()
 	switch in.typ {
 	case "subscribe", "subscribed", "unsubscribe", "unsubscribed":
@@ -186,6 +189,9 @@ func (s *service) userPresence(in *packet) {
 
 // userMessage handles messages to the gateway and to users elsewhere.
 func (s *service) userMessage(in *packet) {
+	if s.plumbStanza(in) || s.granted(in) || s.listNews(in) {
+		return
+	}
 	if in.typ == "error" || in.typ == "headline" {
 		return
 	}
@@ -206,6 +212,9 @@ func (s *service) userMessageIn(in *packet) error {
 	}
 	if err := s.exists(in); err != nil {
 		return err
+	}
+	if in.to.local != "" && s.listed(in.from.bare()) {
+		return errListed
 	}
 	if rep := find(in.kids, nsReporting, "report"); rep != nil {
 		return s.reported(in, user, rep)
@@ -254,6 +263,9 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 	}
 	intent := adapter.Intent{Actor: user, Hint: h, OriginID: originID(in.from, "chat", cut(id, maxStanzaID), shortHash(line))}
 	cmd, args := strings.ToLower(words[0]), words[1:]
+	if s.listed(in.from.bare()) && !forListed(cmd) {
+		return say("%s", errListed.Text)
+	}
 	if len(args) > 0 {
 		var ok bool
 		if intent.Room, ok = s.anyRoom(args[0]); !ok && (cmd == "create" || cmd == "join" || cmd == "invite" || cmd == "leave") {

@@ -130,9 +130,16 @@ func (s *service) available(in *packet) error {
 	if err != nil {
 		return err
 	}
+	if s.listed(in.from.bare()) {
+		return errListed
+	}
 	u, err := s.roomAt(in)
 	if err != nil {
 		return err
+	}
+	if p := s.plumbOf(u); p != nil {
+		s.goneTo(in, p)
+		return nil
 	}
 	x := find(in.kids, nsMUC, "x")
 	req := joinRequest{
@@ -447,6 +454,9 @@ func (s *service) roomMessageIn(in *packet) error {
 	user, err := s.sender(in)
 	if err != nil {
 		return err
+	}
+	if s.listed(in.from.bare()) {
+		return errListed
 	}
 	u, err := s.roomAt(in)
 	if err != nil {

@@ -82,6 +82,9 @@ func (s *service) contactSubscription(in *packet, user mimiuri.URI) error {
 	defer cancel()
 	from, to := in.to.bare().String(), in.from.bare().String()
 	answer := func(typ string) *element { return el("", "presence", "type", typ, "from", from, "to", to) }
+	if in.typ == "subscribe" && s.listed(in.from.bare()) {
+		return errListed
+	}
 	switch in.typ {
 	case "subscribe":
 		c, err := s.contactOf(ctx, user, other)
@@ -135,6 +138,9 @@ func (a *Adapter) DeliverConsent(ctx context.Context, ev adapter.ConsentEvent) e
 	if err != nil {
 		return err
 	}
+	if ev.Contact.Room.IsZero() {
+		s.keepRoster(ev.Local, ev.Contact.User)
+	}
 	return s.confirm(ctx, d)
 }
 
@@ -146,6 +152,9 @@ func (s *service) showConsent(ctx context.Context, ev adapter.ConsentEvent) (d d
 		return d, nil
 	}
 	other := ev.Contact.User
+	if ev.Asked && s.listed(s.userJID(other)) {
+		return d, s.host.Consent(ctx, ev.Local, other, ev.Contact.Room, adapter.RefuseConsent)
+	}
 	from, to := s.userJID(other).String(), local.String()
 	var out []*element
 	if !ev.Contact.Room.IsZero() {
@@ -194,6 +203,9 @@ func (s *service) gatewayLine(to, text string) *element {
 
 // usersUp is called when the stream of the users domain has come up: the contacts are there again.
 func (s *service) usersUp() {
+	s.rights.reset()
+	s.plumbsUp()
+	s.followLists()
 	s.work.post("contacts", func() {
 		ctx, cancel := s.timeout()
 		defer cancel()

@@ -31,7 +31,7 @@ func (s *service) classify(ctx context.Context, ev adapter.Event, may bool) (*cl
 		mimi: ev.ID, seq: ev.Seq, at: ev.Time, sender: ev.Sender, kind: k.c.Kind, id: ev.ID.String(),
 		reply: k.c.InReplyTo, topic: ev.Content.TopicID, body: int64(ev.Seq),
 	}
-	if h := readHint(ev.Origin); h.Kind == hintMessage {
+	if h := readHint(ev.Origin); h.Kind == hintMessage || h.Kind == hintPlumb {
 		if h.ID != "" {
 			k.row.id = h.ID
 		}
@@ -92,6 +92,15 @@ type voice struct {
 	// nickOf gives what people are called in this place, and their address in it; ok is false for people who are not there.
 	nickOf func(mimiuri.URI) (nick string, at addr, ok bool)
 	direct bool
+	ref    func(*messageRow) string // how this place names a message; nil is the usual way
+}
+
+// refer names a message as stanzas in this place do.
+func (v *voice) refer(m *messageRow) string {
+	if v.ref != nil {
+		return v.ref(m)
+	}
+	return m.ref(v.direct)
 }
 
 // stanza begins a message. The id is the sender's for own messages, and the MIMI ID otherwise: the same whenever it is shown.
@@ -125,7 +134,7 @@ func (s *service) render(ctx context.Context, k *classified, v *voice) ([]*eleme
 
 func renderRetraction(k *classified, v *voice) *element {
 	e := v.stanza(k, "")
-	ref := k.target.ref(v.direct)
+	ref := v.refer(k.target)
 	if k.target.sender != k.ev.Sender && !v.direct { // by a moderator (XEP-0425): from the room itself
 		by := v.from.String()
 		e.set("from", v.from.bare().String())
@@ -146,7 +155,7 @@ func (s *service) renderReactions(ctx context.Context, k *classified, v *voice) 
 	if err != nil {
 		return nil, err
 	}
-	e := el(nsReactions, "reactions", "id", k.subject.ref(v.direct))
+	e := el(nsReactions, "reactions", "id", v.refer(k.subject))
 	seen := make(map[string]bool)
 	add := func(list []string) {
 		for _, text := range list {
@@ -213,7 +222,7 @@ func (s *service) renderText(ctx context.Context, k *classified, v *voice) ([]*e
 			} else if ok {
 				quote = quoted(name, s.readable(ev, v).text)
 			}
-			extra = append(extra, el(nsReply, "reply", "to", to.String(), "id", target.ref(v.direct)))
+			extra = append(extra, el(nsReply, "reply", "to", to.String(), "id", v.refer(target)))
 		}
 	}
 	text := t.text

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +47,9 @@ type service struct {
 
 	pictures avatars
 	files    *uploads
+	plumbs   plumbs
+	lists    blocklists
+	rights   privileges
 }
 
 func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, error) {
@@ -65,6 +69,7 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 		asked:     make(map[string]asked),
 		files:     newUploads(cfg.TLS),
 		pictures:  avatars{byURI: make(map[string]*avatar), users: make(map[mimiuri.URI]string)},
+		plumbs:    plumbs{byMUC: make(map[addr]*plumb), byRoom: make(map[mimiuri.URI]*plumb)},
 	}
 	s.work = newQueues(queueMax, s.log)
 	s.roomRoutes, s.userRoutes = gosrc.NewRouter(), gosrc.NewRouter()
@@ -93,6 +98,10 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 	for _, o := range rows {
 		s.room(o.room) // never released
 	}
+	if err := errors.Join(s.loadPlumbs(ctx), s.loadLists()); err != nil {
+		db.close()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -103,8 +112,10 @@ func (s *service) serve() {
 		running.Add(1)
 		go func() { defer running.Done(); st.run(s.ctx) }()
 	}
-	running.Add(1)
-	go func() { defer running.Done(); s.tidy(s.cfg.Keep) }()
+	for _, f := range []func(){func() { s.tidy(s.cfg.Keep) }, s.tendPlumbs, s.tendLists} {
+		running.Add(1)
+		go func() { defer running.Done(); f() }()
+	}
 	running.Wait()
 	s.work.close()
 	s.db.close()
@@ -400,6 +411,8 @@ const (
 	hintInvite   = "i" // invitation in a stanza
 	hintChat     = "c" // a line to the gateway
 	hintCommand  = "x" // ad-hoc command, or another IQ that waits
+	hintPlumb    = "p" // said in a plumbed room, see plumb.go; To is its stanza-id there
+	hintPlumbDo  = "d" // done by the plumbing
 	maxHint      = 1024
 	maxStanzaID  = 256
 	maxOriginLen = 512

@@ -49,6 +49,10 @@ var simples = []simple{
 		{settingMentions, "list-single", "Send mentions while you are not in the room", false, onOff},
 		{"consent", "list-single", "Who may add you to rooms", false, []string{"ask", "contacts", "everyone", "nobody"}}}, runSettings},
 	{"profile", "What others may know of you", "[NAME]", []commandField{{"handle", "list-single", "To be found by your address", false, onOff}, {"name", "text-single", "Your name", false, nil}}, runProfile},
+	{"plumb", "Connect a chat room of this server with a MIMI room", "CHATROOM ROOM [speakers|none]", []commandField{
+		{"muc", "text-single", "Address of the chat room, of which you are an owner", true, nil}, {"room", "text-single", "Address or MIMI URI of the MIMI room", true, nil},
+		{"puppets", "list-single", "Who speaks for people elsewhere: they themselves, or the bridge", false, []string{plumbSpeakers, plumbNone}}}, runPlumb},
+	{"unplumb", "Take that connection away", "ROOM", []commandField{{"room", "text-single", "Address of either room", true, nil}}, runUnplumb},
 	{"export", "Export what is stored of you", "", nil, runExport},
 	{"delete", "Delete what is stored of you", "yes", []commandField{{"sure", "list-single", "Leave all rooms and delete everything?", true, []string{"no", "yes"}}}, runDelete},
 }
@@ -240,7 +244,13 @@ func consent(action adapter.ConsentAction, done string) func(*service, context.C
 		if err != nil {
 			return "", err
 		}
-		return done, s.host.Consent(ctx, user, other, u, action)
+		if err := s.host.Consent(ctx, user, other, u, action); err != nil {
+			return "", err
+		}
+		if u.IsZero() {
+			s.keepRoster(user, other)
+		}
+		return done, nil
 	}
 }
 

@@ -119,6 +119,47 @@ var schema = []string{
 		value  TEXT NOT NULL,
 		PRIMARY KEY (person, name)
 	);`,
+	// Plumbed rooms (plumb.go), and lists of banned addresses (rtbl.go). code: what the other side answers with; empty: they have.
+	`CREATE TABLE xmpp_plumb (
+		muc    TEXT   NOT NULL PRIMARY KEY,
+		room   TEXT   NOT NULL,
+		person TEXT   NOT NULL,
+		mode   TEXT   NOT NULL,
+		code   TEXT   NOT NULL,
+		at     BIGINT NOT NULL
+	);
+	CREATE TABLE xmpp_plumb_message (
+		muc  TEXT   NOT NULL,
+		mimi TEXT   NOT NULL,
+		sid  TEXT   NOT NULL,
+		said BIGINT NOT NULL,
+		at   BIGINT NOT NULL,
+		PRIMARY KEY (muc, mimi)
+	);
+	CREATE INDEX xmpp_plumb_message_sid ON xmpp_plumb_message (muc, sid);
+	CREATE INDEX xmpp_plumb_message_at ON xmpp_plumb_message (at);
+	CREATE TABLE xmpp_plumb_person (
+		muc    TEXT NOT NULL,
+		person TEXT NOT NULL,
+		how    TEXT NOT NULL,
+		PRIMARY KEY (muc, person)
+	);
+	CREATE TABLE xmpp_plumb_id (
+		muc    TEXT NOT NULL,
+		id     TEXT NOT NULL,
+		person TEXT NOT NULL,
+		PRIMARY KEY (muc, id)
+	);
+	CREATE TABLE xmpp_listed (
+		list TEXT NOT NULL,
+		hash TEXT NOT NULL,
+		PRIMARY KEY (list, hash)
+	);
+	CREATE TABLE xmpp_kept (
+		person TEXT NOT NULL,
+		what   TEXT NOT NULL,
+		PRIMARY KEY (person, what)
+	);`,
 }
 
 // oldestReader is the lowest schema version a program must know to work with what this program writes.

@@ -384,7 +384,7 @@ func TestCheckFaults(t *testing.T) {
 		run  func(t *testing.T) (string, int)
 		want []string
 	}{
-		{"nothing: XMPP", with(func(*testing.T, *setting) {}), []string{"ok    the certificate", "component mimi.example.org", "component rooms.mimi.example.org", "goes through the XMPP server", "takes files", "grants the privilege roster", "note  the XMPP server does not grant the privilege message", "MB are free", "ok    the directory"}},
+		{"nothing: XMPP", with(func(*testing.T, *setting) {}), []string{"ok    the certificate", "component mimi.example.org", "component rooms.mimi.example.org", "goes through the XMPP server", "takes files", "grants the privilege roster", "note  the XMPP server does not grant the privilege iq for pubsub", "MB are free", "ok    the directory"}},
 		{"nothing: XMPP, a daemon is running", with(func(t *testing.T, s *setting) {
 			s.listen, s.directory, s.server = daemon, daemon, closed
 			s.sqlite = "there.db"

@@ -167,17 +167,51 @@ func checkComponents(ctx context.Context, k *checker, x *config.XMPP) {
 			grants += e.Inner
 		}
 	}
+	granted := grantsOf(grants)
 	for _, one := range []struct{ access, cost string }{
-		{"roster", "contacts elsewhere do not appear in rosters by themselves: people add them by hand"},
-		{"message", "what a person sends from elsewhere is not copied to their own clients, and rooms are not bookmarked for them"},
+		{"roster", "contacts elsewhere do not appear in rosters by themselves where people have answered by a command: they add them by hand"},
+		{"iq for pubsub", "rooms in which people take part do not appear among their bookmarks by themselves"},
 	} {
-		granted := strings.Contains(grants, "access='"+one.access+"'") || strings.Contains(grants, `access="`+one.access+`"`)
-		if granted && !strings.Contains(grants, "type='none'") && !strings.Contains(grants, `type="none"`) {
+		switch typ := granted[one.access]; typ {
+		case "both":
 			k.ok("the XMPP server grants the privilege %s", one.access)
-		} else {
+		case "set":
+			k.note("the XMPP server grants the privilege " + one.access + " only to set; with \"both\" what people have there themselves is left as it is")
+		default:
 			k.note("the XMPP server does not grant the privilege " + one.access + " (XEP-0356), which is optional; without it " + one.cost)
 		}
 	}
+}
+
+// grantsOf reads announcements of privileges (XEP-0356 section 4.2): what may be done, by what it is about.
+func grantsOf(inner string) map[string]string {
+	var m struct {
+		Privileges []struct {
+			Perms []struct {
+				Access     string `xml:"access,attr"`
+				Type       string `xml:"type,attr"`
+				Namespaces []struct {
+					NS   string `xml:"ns,attr"`
+					Type string `xml:"type,attr"`
+				} `xml:"namespace"`
+			} `xml:"perm"`
+		} `xml:"privilege"`
+	}
+	out := make(map[string]string)
+	if xml.Unmarshal([]byte("<grants>"+inner+"</grants>"), &m) != nil {
+		return out
+	}
+	for _, p := range m.Privileges {
+		for _, one := range p.Perms {
+			out[one.Access] = one.Type
+			for _, n := range one.Namespaces {
+				if n.NS == "http://jabber.org/protocol/pubsub" {
+					out["iq for pubsub"] = n.Type
+				}
+			}
+		}
+	}
+	return out
 }
 
 // checkComponent does the handshake for one component domain; nil if it failed, or another stream holds the domain.

@@ -412,8 +412,8 @@ Component "%[3]s"
 
 -- Files: below Component "%[5]s" "http_file_share"
 --   http_file_share_access = { "%[2]s", "%[3]s" }
--- Optional (XEP-0356, mod_privilege of prosody-modules), below VirtualHost "%[6]s"
---   privileged_entities = { ["%[2]s"] = { roster = "both", message = "outgoing" } }
+-- Optional, keeps rosters and bookmarks (XEP-0356; "privilege" of prosody-modules in modules_enabled), below VirtualHost "%[6]s"
+--   privileged_entities = { ["%[2]s"] = { roster = "both", iq = { ["http://jabber.org/protocol/pubsub"] = "both" } } }
 `, port, x.Users, x.Rooms, secret, upload, x.LocalDomain)
 }
 
@@ -430,7 +430,8 @@ func ejabberdSnippet(x *config.XMPP, secret string) string {
 #   acl: { mimibridge: { server: [ %[2]s, %[3]s ] } }
 #   access_rules: { mimibridge_upload: { allow: [ local, mimibridge ] }, mimibridge: { allow: mimibridge } }
 # Optional (XEP-0356), under modules:
-#   mod_privilege: { roster: { both: mimibridge }, message: { outgoing: mimibridge } }
+#   mod_privilege: { roster: { both: mimibridge } }
+#   from ejabberd 23.10 on, for bookmarks, with: iq: { "http://jabber.org/protocol/pubsub": { both: mimibridge } }
 `, port, x.Users, x.Rooms, secret)
 }
 

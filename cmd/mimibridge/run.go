@@ -230,7 +230,7 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 	switch x, m := c.Network.XMPP, c.Network.Matrix; {
 	case x != nil:
 		a, err = xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms,
-			Keep: time.Duration(c.Retention.IDs)})
+			Keep: time.Duration(c.Retention.IDs), Puppets: x.Puppets, OtherBridges: x.OtherBridges, Blocklists: x.Blocklists})
 	case m != nil:
 		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration,
 			Encryption: m.Encryption, Keys: matrixKeys(m), InitialGhosts: m.InitialGhosts, Federate: m.Federate, Notices: m.Notices, NoStatusEvents: m.NoStatusEvents,

@@ -24,6 +24,9 @@ type EjabberdOptions struct {
 	Secret     string            // of all components
 	MUC        string            // domain of a MUC service of ejabberd's own, "" for none
 
+	Modules []string // besides the usual ones, each as "mod_x: {…}"
+	More    []string // lines at the end
+
 	// CertFile and KeyFile let clients use STARTTLS. The certificate names Domain.
 	CertFile, KeyFile string
 
@@ -181,6 +184,12 @@ listen:
 	if o.MUC != "" {
 		muc = fmt.Sprintf(", mod_muc: {host: %q, access: all, access_create: all}", o.MUC)
 	}
+	for _, m := range o.Modules {
+		muc += ", " + m
+	}
 	line("modules: {mod_disco: {}, mod_caps: {}, mod_roster: {}, mod_ping: {}, mod_privacy: {}, mod_blocking: {}, mod_carboncopy: {}, mod_offline: {}, mod_vcard: {}, mod_pubsub: {plugins: [flat, pep]}%s}", muc)
+	for _, l := range o.More {
+		line("%s", l)
+	}
 	return b.String(), nil
 }

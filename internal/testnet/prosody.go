@@ -30,6 +30,11 @@ type ProsodyOptions struct {
 	// Ports to use instead of free ones: for a server that is started again. Zero values are chosen.
 	Ports ProsodyPorts
 
+	Modules   []string // to be loaded besides the usual ones; those of Debian's prosody-modules may be named
+	HostLines []string // of configuration, below the domain
+	MUCLines  []string // below MUC
+	More      []string // at the end: other components
+
 	Plain bool // let clients log in without STARTTLS even though there is a certificate
 }
 
@@ -201,6 +206,9 @@ component_ports = { %d }`, o.Ports.C2S, o.Ports.Component)
 	} else {
 		disabled += `, "tls"`
 	}
+	for _, m := range o.Modules {
+		modules += ", " + luaString(m)
+	}
 	line("modules_enabled = { %s }", modules)
 	line("modules_disabled = { %s }", disabled)
 	line("allow_unencrypted_plain_auth = %t", !tls || o.Plain)
@@ -212,14 +220,23 @@ network_backend = "epoll"
 c2s_stanza_size_limit = 8*1024*1024
 component_stanza_size_limit = 8*1024*1024`)
 	line("VirtualHost %s", luaString(o.Domain))
+	for _, l := range o.HostLines {
+		line("\t%s", l)
+	}
 	if o.MUC != "" {
 		line("Component %s \"muc\"", luaString(o.MUC))
+		for _, l := range o.MUCLines {
+			line("\t%s", l)
+		}
 	}
 	components := append([]string(nil), o.Components...)
 	sort.Strings(components)
 	for _, c := range components {
 		line("Component %s", luaString(c))
 		line("\tcomponent_secret = %s", luaString(o.Secret))
+	}
+	for _, l := range o.More {
+		line("%s", l)
 	}
 	return b.String()
 }
