@@ -171,8 +171,8 @@ func (c *Client) ping(ctx context.Context, domain string, rooms []string) {
 // offline lists the rooms of a hub that are shown as offline.
 func (c *Client) offline(ctx context.Context, domain string) (rooms []string, err error) {
 	err = c.cfg.Store.View(ctx, func(tx *store.Tx) error {
-		return tx.ClientViews(func(id string, b []byte) error {
-			if uri(id).Domain != domain || !c.cfg.Store.Mine(id) {
+		return tx.ClientViewsAt(domain, func(id string, b []byte) error {
+			if !c.cfg.Store.Mine(id) {
 				return nil
 			}
 			v, err := parseView(b)

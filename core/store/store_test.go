@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -506,5 +507,32 @@ func TestRestoredCopy(t *testing.T) {
 	defer s.Close()
 	if !s.Restored() {
 		t.Error("what is declared a copy is not taken for one")
+	}
+}
+
+// TestViewsAt: the rooms that a provider keeps are not those of one whose name begins or ends as its.
+func TestViewsAt(t *testing.T) {
+	s, ctx := openAt(t, filepath.Join(t.TempDir(), "db"), 1), context.Background()
+	if err := s.Update(ctx, func(tx *store.Tx) error {
+		for _, room := range []string{"mimi://a.example/r/1", "mimi://a.example/r/z", "mimi://a.example:1/r/1", "mimi://a.example.org/r/1", "mimi://b.example/r/1", "mimi://aa.example/r/1", "mimi://a.exampl/r/1"} {
+			if err := tx.EnsureClientRoom(room, 1); err != nil {
+				return err
+			}
+			if err := tx.PutClientView(&store.ClientRoom{Room: room, Status: store.ClientJoined, View: []byte(room)}); err != nil {
+				return err
+			}
+		}
+		return tx.EnsureClientRoom("mimi://a.example/r/new", 1)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	if err := s.View(ctx, func(tx *store.Tx) error {
+		return tx.ClientViewsAt("a.example", func(room string, view []byte) error { got = append(got, string(view)); return nil })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"mimi://a.example/r/1", "mimi://a.example/r/z"}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
 	}
 }
