@@ -53,11 +53,7 @@ func (s *Server) serveAsset(w http.ResponseWriter, r *http.Request, c *call, nam
 	if s.ports.Assets == nil {
 		return errNoPort
 	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	leave, err := s.enterDownload("address " + host)
+	leave, err := s.enterDownload("address " + network(r.RemoteAddr))
 	if err != nil {
 		return err
 	}
@@ -158,6 +154,23 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, a *port.Asset) err
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// network is the address, or for IPv6 the network, of somebody: who has one address there has 2^64.
+func network(remote string) string {
+	at, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote
+	}
+	a := at.Addr().Unmap().WithZone("")
+	if a.Is4() {
+		return a.String()
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a.String()
+	}
+	return p.String()
 }
 
 // enterDownload takes a place for a file that is sent.

@@ -168,6 +168,34 @@ func TestDownloadLimits(t *testing.T) {
 	}
 }
 
+// TestDownloadNetworks: who has an address has the whole /64 of it, where there are so many.
+func TestDownloadNetworks(t *testing.T) {
+	n := newNetwork(t)
+	a := n.start("a.example", func(c *federation.Config) { c.Limits.PerDownload = 1 })
+	hold, held := make(chan struct{}), make(chan struct{}, 1)
+	a.ports.set(func(context.Context, call) ([]byte, error) { held <- struct{}{}; <-hold; return nil, nil })
+	get := func(addr string) int {
+		r := httptest.NewRequest("GET", "https://a.example/v1/asset/x", nil)
+		r.RemoteAddr = addr
+		w := httptest.NewRecorder()
+		a.server.Handler().ServeHTTP(w, r)
+		return w.Code
+	}
+	done := make(chan int, 1)
+	go func() { done <- get("[2001:db8:1:2::3]:4") }()
+	<-held
+	a.ports.set(nil)
+	for addr, want := range map[string]int{"[2001:db8:1:2:ffff::5]:6": 429, "[2001:db8:1:3::3]:4": 200, "192.0.2.1:7": 200} {
+		if got := get(addr); got != want {
+			t.Errorf("%s: %d", addr, got)
+		}
+	}
+	close(hold)
+	if got := <-done; got != 200 {
+		t.Errorf("the first: %d", got)
+	}
+}
+
 // outside is an HTTPS server that is no provider.
 func outside(t *testing.T, n *network, name string, h http.HandlerFunc) string {
 	t.Helper()
