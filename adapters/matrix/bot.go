@@ -511,15 +511,9 @@ func (b *bridge) cmdUnplumb(ctx context.Context, c call) (string, error) {
 			return notAdmin, nil
 		}
 	}
-	r, _, err := b.host.Room(ctx, c.p.uri)
+	locals, err := b.locals(ctx, c.p.uri)
 	if err != nil {
 		return "", err
-	}
-	var locals []mimiuri.URI
-	for _, m := range r.Participants {
-		if m.User.Domain == b.domain {
-			locals = append(locals, m.User)
-		}
 	}
 	ghosts, err := b.st.ghosts(ctx, c.room)
 	if err != nil {
@@ -528,13 +522,33 @@ func (b *bridge) cmdUnplumb(ctx context.Context, c call) (string, error) {
 	if c.arg(0) == "dry" {
 		return fmt.Sprintf("%d users here would leave the MIMI room, and %d of the bridge this one; its alias and bridge state would be removed. Say unplumb to do it.", len(locals), ghosts), nil
 	}
-	for _, u := range locals {
-		err := b.intake(ctx, c.room, adapter.Intent{Kind: adapter.LeaveRoom, Room: c.p.uri, Actor: u, OriginID: c.id() + "/" + txnID(u.String())})
-		if err != nil {
-			return "", err
+	return "The bridge leaves this room.", b.leaveMIMI(ctx, c.p, c.id())
+}
+
+// locals are the participants of a MIMI room who are this provider's.
+func (b *bridge) locals(ctx context.Context, uri mimiuri.URI) (out []mimiuri.URI, err error) {
+	r, _, err := b.host.Room(ctx, uri)
+	for _, m := range r.Participants {
+		if m.User.Domain == b.domain {
+			out = append(out, m.User)
 		}
 	}
-	return "The bridge leaves this room.", nil
+	return out, err
+}
+
+// leaveMIMI makes everybody here leave a MIMI room; when the last has left, the bridge leaves the Matrix room.
+func (b *bridge) leaveMIMI(ctx context.Context, p portal, origin string) error {
+	locals, err := b.locals(ctx, p.uri)
+	if err != nil {
+		return err
+	}
+	for _, u := range locals {
+		err := b.intake(ctx, p.room, adapter.Intent{Kind: adapter.LeaveRoom, Room: p.uri, Actor: u, OriginID: origin + "/" + txnID(u.String())})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bridge) cmdDestroy(ctx context.Context, c call) (string, error) {

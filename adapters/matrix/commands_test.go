@@ -28,7 +28,11 @@ func (tw *twin) note(format string, args ...any) {
 	tw.wake.Broadcast()
 }
 
-func (tw *twin) Consent(_ context.Context, local, other, _ mimiuri.URI, action adapter.ConsentAction) error {
+func (tw *twin) Consent(_ context.Context, local, other, room mimiuri.URI, action adapter.ConsentAction) error {
+	if !room.IsZero() {
+		tw.note("consent %s %s %d in %s", local.ID, other.ID, action, room.ID)
+		return nil
+	}
 	tw.note("consent %s %s %d", local.ID, other.ID, action)
 	return nil
 }
@@ -271,4 +275,78 @@ func TestCommands(t *testing.T) {
 			return m[s.stub.bot] == "leave" && m[ghostOf(romeo)] == "leave" && s.stub.aliases["#mimi_balcony=xmpp.example:"+server] == ""
 		})
 	})
+}
+
+// TestInvitationAsks: joining a room that somebody elsewhere has added one to is consent to that, declining is refusal.
+func TestInvitationAsks(t *testing.T) {
+	s := newService(t)
+	_, mx := s.portal()
+	hall := s.tw.newRoom("mimi://xmpp.example/r/hall", "Hall", mercutio)
+	s.tw.add(hall, mercutio, local("juliet"))
+	s.tw.settled(s.ctx)
+	p, _, err := s.a.(*Adapter).current.Load().st.portal(s.ctx, hall)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := func(room, event, membership string) {
+		ev := from(room, event, "m.room.member", map[string]any{"membership": membership})
+		ev["state_key"] = "@juliet:" + server
+		s.put(ev)
+	}
+	noted := func(want string) {
+		t.Helper()
+		s.tw.until(s.ctx, want, func() bool { return slices.Contains(s.tw.asked.log, want) })
+	}
+	answer(mx, "$yes", "join")
+	noted("consent juliet romeo 2 in balcony")
+	answer(string(p.room), "$no", "leave")
+	noted("consent juliet mercutio 3 in hall")
+	s.tw.intent(s.ctx, "leaving", func(in adapter.Intent) bool { return in.Kind == adapter.LeaveRoom && in.Room == hall })
+	answer(mx, "$again", "join")
+	s.put(from(mx, "$after", "m.room.message", map[string]any{"msgtype": "m.text", "body": "after"}))
+	s.tw.intent(s.ctx, "a message", sends("after"))
+	s.tw.mu.Lock()
+	defer s.tw.mu.Unlock()
+	if len(s.tw.asked.log) != 2 {
+		t.Errorf("%q", s.tw.asked.log)
+	}
+}
+
+// TestStartIsQuiet: a start makes no accounts, joins and invites nobody, and sends nothing.
+func TestStartIsQuiet(t *testing.T) {
+	s := newService(t)
+	room, mx := s.portal()
+	s.tw.add(room, romeo, mercutio)
+	s.tw.say(room, romeo, "before")
+	s.tw.settled(s.ctx)
+	counts := func() (n [5]int) {
+		for i, op := range []string{"join", "invite", "leave", "createRoom", "send"} {
+			n[i] = s.stub.count(op)
+		}
+		return n
+	}
+	before := counts()
+	s.stop()
+	s.start()
+	s.put(from(mx, "$after", "m.room.message", map[string]any{"msgtype": "m.text", "body": "after"}))
+	s.tw.intent(s.ctx, "a message", sends("after"))
+	if after := counts(); after[0] != before[0] || after[1] != before[1] || after[2] != before[2] || after[3] != before[3] {
+		t.Errorf("joins, invitations, leaves, rooms, messages: %v became %v", before, after)
+	}
+}
+
+// TestProfileInStep: a ghost is called as its user wants to be, from when they say so.
+func TestProfileInStep(t *testing.T) {
+	s := newService(t)
+	room, _ := s.portal()
+	s.tw.mu.Lock()
+	s.tw.profiles[mustURI(romeo)] = adapter.Profile{User: mustURI(romeo), Name: "Romeo Montague"}
+	s.tw.mu.Unlock()
+	s.tw.send(room, romeo, &content.Message{Body: content.Part{Disposition: content.Profile, Cardinality: content.SinglePart, ContentType: "text/plain", Content: []byte("changed")}})
+	s.tw.settled(s.ctx)
+	s.stub.mu.Lock()
+	defer s.stub.mu.Unlock()
+	if got := s.stub.named[ghostOf(romeo)]; got != "Romeo Montague (xmpp.example)" {
+		t.Errorf("called %q", got)
+	}
 }

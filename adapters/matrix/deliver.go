@@ -10,6 +10,7 @@ import (
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
 
 // deliver shows an event. All of it may happen again, from any point where it was cut short.
@@ -102,6 +103,11 @@ func (b *bridge) showJoined(ctx context.Context, ev adapter.Event) error {
 		}
 		if _, room, own := ours(ev.Origin); !own || room != p.room || m.membership == "knock" {
 			if err := b.invitePerson(ctx, p, mxid); err != nil {
+				return err
+			}
+		}
+		if ev.Actor.Kind == mimiuri.User && ev.Actor.Domain != b.domain {
+			if err := b.st.set(askedKey(mxid, ev.Room), ev.Actor.String()); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 	"time"
 
 	"maunium.net/go/mautrix/id"
@@ -60,7 +61,8 @@ func (a *Adapter) EraseUser(ctx context.Context, user mimiuri.URI) error {
 			{`UPDATE matrix_member SET sender = '' WHERE sender = $1`, []any{name}},
 			{`UPDATE matrix_member SET before_by = '' WHERE before_by = $1`, []any{name}},
 			{`UPDATE matrix_portal SET creator = '' WHERE creator = $1`, []any{name}},
-			{`DELETE FROM matrix_setting WHERE key IN ($1, $2, $3) OR key LIKE 'relay %' AND value = $4`, []any{receiptsKey(mxid), managementKey(mxid), accountKey(mxid), name}},
+			{`DELETE FROM matrix_setting WHERE key IN ($1, $2, $3) OR key LIKE 'relay %' AND value = $4 OR SUBSTR(key, 1, $5) = $6`,
+				[]any{receiptsKey(mxid), managementKey(mxid), accountKey(mxid), name, len(askedPrefix(mxid)), askedPrefix(mxid)}},
 		} {
 			if _, err := tx.Exec(change.query, change.args...); err != nil {
 				return fmt.Errorf("matrix: erase a user: %w", err)
@@ -127,5 +129,7 @@ func dropSettings(tx *sql.Tx, p portal) error {
 			return err
 		}
 	}
-	return nil
+	literal := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+	_, err := tx.Exec(`DELETE FROM matrix_setting WHERE key LIKE $1 ESCAPE '\'`, "asked % "+literal.Replace(p.uri.String()))
+	return err
 }

@@ -288,8 +288,10 @@ func (b *bridge) onJoin(ctx context.Context, ev rawEvent, user id.UserID, p port
 	if !ok {
 		return nil
 	}
-	if in, err := b.participant(ctx, p.uri, uri); err != nil || in {
+	if in, err := b.participant(ctx, p.uri, uri); err != nil {
 		return err
+	} else if in {
+		return b.answerInvitation(ctx, user, uri, p.uri, adapter.GrantConsent)
 	}
 	// Not a participant. They may have been removed between their joining and now.
 	if still, err := b.stillMember(ctx, p, user, asObject(ev.Content).str("membership")); err != nil || !still {
@@ -314,8 +316,8 @@ func (b *bridge) onJoin(ctx context.Context, ev rawEvent, user id.UserID, p port
 func (b *bridge) onLeave(ctx context.Context, ev rawEvent, user id.UserID, p portal, prior member) error {
 	in := adapter.Intent{Room: p.uri, OriginID: string(ev.ID), OriginTime: ev.time()}
 	if user == b.hs.bot {
-		b.log.Info().Str("matrix_room", string(p.room)).Msg("the bot was removed from a room")
-		return nil
+		b.log.Info().Str("matrix_room", string(p.room)).Msg("the bot was removed from a room, so the bridge leaves it")
+		return b.leaveMIMI(ctx, p, string(ev.ID))
 	}
 	var target mimiuri.URI
 	if isOurs(user, b.server) {
@@ -334,6 +336,11 @@ func (b *bridge) onLeave(ctx context.Context, ev rawEvent, user id.UserID, p por
 	}
 	if user == ev.Sender {
 		in.Kind = adapter.LeaveRoom
+		if prior.membership == "invite" && !isOurs(user, b.server) {
+			if err := b.answerInvitation(ctx, user, target, p.uri, adapter.RefuseConsent); err != nil {
+				return err
+			}
+		}
 	} else {
 		in.Kind, in.Target = adapter.Remove, target
 		in.Reason = clip(asObject(ev.Content).str("reason"), 500)
@@ -357,6 +364,29 @@ func (b *bridge) onLeave(ctx context.Context, ev rawEvent, user id.UserID, p por
 		}
 	}
 	return b.intake(ctx, p.room, in)
+}
+
+// askedKey is the setting that says who elsewhere has added a local user to a room: the invitation is the question whether they may.
+func askedKey(user id.UserID, room mimiuri.URI) string { return askedPrefix(user) + room.String() }
+
+func askedPrefix(user id.UserID) string { return "asked " + string(user) + " " }
+
+// answerInvitation gives or refuses consent, for one room, to who has added a local user to it: joining is yes, declining is no.
+func (b *bridge) answerInvitation(ctx context.Context, user id.UserID, local, room mimiuri.URI, answer adapter.ConsentAction) error {
+	key := askedKey(user, room)
+	stored, err := b.st.setting(ctx, key)
+	if err != nil || stored == "" {
+		return err
+	}
+	other, err := mimiuri.ParseKind(stored, mimiuri.User)
+	if err == nil {
+		if err := b.host.Consent(ctx, local, other, room, answer); err != nil && fault.Temporary(err) && !fault.Is(err, fault.Limited) {
+			return err
+		} else if err != nil {
+			b.log.Info().Err(err).Msg("an answer to an invitation was not taken as consent")
+		}
+	}
+	return b.st.set(key, "")
 }
 
 // onUnban lets somebody be let in again.

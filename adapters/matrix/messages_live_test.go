@@ -174,6 +174,19 @@ func TestMessages(t *testing.T) {
 	if !bytes.Equal(w.downloaded(juliet, picture.String("url")), data) {
 		t.Error("the picture is another")
 	}
+	for _, kind := range []struct{ msgtype, mime, name string }{
+		{"m.image", "image/png", "rose.png"}, {"m.audio", "audio/ogg", "voice.ogg"}, {"m.video", "video/mp4", "dance.mp4"},
+	} {
+		ev := send("m.room.message", map[string]any{"msgtype": kind.msgtype, "body": "see " + kind.name, "filename": kind.name, "url": upload.MXC, "info": map[string]any{"mimetype": kind.mime, "size": len(data)}})
+		if in, c := arrives(kind.msgtype, ev); len(c.Files) != 1 || c.Files[0].Part.External == nil || c.Files[0].Part.External.Filename != kind.name {
+			t.Errorf("%s: %+v", kind.msgtype, in.Content)
+		}
+		w.tw.send(room, romeo, content.New(w.tw.attach(kind.mime, "his-"+kind.name, data)))
+		shown(kind.msgtype, func(e testnet.MatrixEvent) bool {
+			return e.String("msgtype") == kind.msgtype && strings.HasSuffix(e.Text(), "his-"+kind.name)
+		})
+	}
+	feature(t, "images, audio, video", "m.image, m.audio, m.video", "both", "matrix-nio")
 	feature(t, "stickers", "m.sticker", "to Matrix", "matrix-nio")
 	sticker := content.New(w.tw.attach("image/jpeg", "sticker.jpg", data))
 	setStyle(sticker, "sticker")

@@ -69,6 +69,16 @@ func TestPlumb(t *testing.T) {
 		t.Errorf("by %s", heard.Sender)
 	}
 	w.left(juliet, old)
+	t.Run("an admin removes the bot", func(t *testing.T) {
+		w.must(juliet.Kick(w.ctx, square, w.bot(), "enough"))
+		for _, who := range []string{"juliet", "nurse"} {
+			w.tw.intent(w.ctx, who+" leaves", func(in adapter.Intent) bool {
+				return in.Kind == adapter.LeaveRoom && in.Room == hall && in.Actor.ID == who
+			})
+		}
+		w.membership(juliet, square, ghostOf(romeo), "leave")
+		w.membership(juliet, square, ghostOf(mercutio), "leave")
+	})
 	_, err = juliet.WaitEvent(w.ctx, old, func(e testnet.MatrixEvent) bool {
 		return strings.Contains(e.Text(), "has moved to another Matrix room, "+square)
 	})

@@ -350,12 +350,23 @@ func TestUpgrade(t *testing.T) {
 	w.tw.settled(w.ctx)
 
 	feature(t, "room upgrades", "m.room.tombstone", "from Matrix", "matrix-nio")
+	w.tw.setHold(true)
+	w.tw.say(before.Room, romeo, "unsent when it happens")
 	upgraded := w.raw(juliet, http.MethodPost, "/_matrix/client/v3/rooms/"+url.PathEscape(old)+"/upgrade", map[string]any{"new_version": "12"})
 	next, _ := upgraded["replacement_room"].(string)
 	// The bot cannot join by itself; the old room, silenced by the upgrade, cannot tell.
 	_, err := juliet.WaitEvent(w.ctx, old, func(e testnet.MatrixEvent) bool { return e.Type == "m.room.tombstone" })
 	w.must(err)
 	w.must(juliet.Invite(w.ctx, next, w.bot()))
+	w.membership(juliet, next, w.bot(), "join")
+	w.waitFor("the portal has moved", func() bool {
+		p, _, err := w.bridge().st.portal(w.ctx, before.Room)
+		w.must(err)
+		return string(p.room) == next
+	})
+	w.tw.setHold(false)
+	_, err = juliet.WaitText(w.ctx, next, "unsent when it happens")
+	w.must(err)
 	w.membership(juliet, next, ghostOf(romeo), "join")
 	w.membership(juliet, old, ghostOf(romeo), "leave")
 	w.must2(juliet.SendText(w.ctx, next, "after", ""))
@@ -374,6 +385,55 @@ func TestUpgrade(t *testing.T) {
 	w.must(err)
 	if fmt.Sprint(creators) != "["+juliet.UserID+"]" {
 		t.Errorf("creators %v", creators)
+	}
+	w.quiet()
+}
+
+// TestPowerLevels: roles and power in rooms that people have made, of each version that is in use. Since version 12 who made a room has more power
+// than can be written down.
+func TestPowerLevels(t *testing.T) {
+	w := newWorld(t)
+	juliet, nurse := w.user("juliet"), w.user("nurse")
+	feature(t, "roles in rooms of versions 10, 11, 12", "m.room.power_levels", "both", "matrix-nio")
+	for _, version := range []string{"10", "11", "12"} {
+		t.Run(version, func(t *testing.T) {
+			powers := map[string]any{w.bot(): 100}
+			if version != "12" {
+				powers[juliet.UserID] = 100
+			}
+			created := w.raw(juliet, http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{"preset": "private_chat", "room_version": version,
+				"invite": []string{w.bot(), nurse.UserID}, "power_level_content_override": map[string]any{"users": powers}})
+			room, _ := created["room_id"].(string)
+			w.membership(juliet, room, w.bot(), "join")
+			_, err := nurse.WaitInvite(w.ctx, room)
+			w.must(err)
+			w.must(nurse.Join(w.ctx, room))
+			w.must(juliet.Invite(w.ctx, room, ghostOf(romeo)))
+			w.membership(juliet, room, ghostOf(romeo), "join")
+			p, ok, err := w.bridge().st.portalAt(w.ctx, id.RoomID(room))
+			w.must(err)
+			if !ok {
+				t.Fatal("no portal")
+			}
+			w.tw.settled(w.ctx)
+			w.tw.setRole(p.uri, romeo, 3)
+			w.stateIs(juliet, room, "m.room.power_levels", func(c map[string]any) bool { return users(c)[ghostOf(romeo)] == float64(levelAdmin) })
+			w.tw.setRole(p.uri, local("juliet"), 4)
+			w.tw.settled(w.ctx)
+			levels := w.powersOf(juliet, room)
+			if _, listed := users(levels)[juliet.UserID]; listed == (version == "12") {
+				t.Errorf("of who made the room the levels say %v", users(levels)[juliet.UserID])
+			}
+			users(levels)[ghostOf(romeo)] = 0
+			ev := w.putState(juliet, room, "m.room.power_levels", levels)
+			in := w.tw.intent(w.ctx, "taking the role", func(in adapter.Intent) bool {
+				return in.Kind == adapter.ChangeRole && in.Room == p.uri && strings.HasPrefix(in.OriginID, ev)
+			})
+			if in.Target.String() != romeo || in.Role != 2 {
+				t.Errorf("%+v", in)
+			}
+			w.tw.settled(w.ctx)
+		})
 	}
 	w.quiet()
 }

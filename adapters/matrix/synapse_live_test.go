@@ -22,6 +22,7 @@ var onSynapse = map[string]func(*testing.T){
 	"ManagedFromElsewhere": TestManagedFromElsewhere,
 	"Outages":              TestOutages,
 	"Uninstalled":          TestUninstalled,
+	"PowerLevels":          TestPowerLevels,
 	"Plumb":                TestPlumb,
 	"NotTwice":             TestNotTwice,
 	"Bot":                  TestBot,
