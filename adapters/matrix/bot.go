@@ -557,7 +557,16 @@ func (b *bridge) cmdDestroy(ctx context.Context, c call) (string, error) {
 		return onlyHere, nil
 	}
 	if !slices.Contains(c.words, "yes") {
-		return "This removes everybody from the MIMI room, here and elsewhere, for good. If you mean it: destroy yes", nil
+		locals, err := b.locals(ctx, uri)
+		if err != nil {
+			return "", err
+		}
+		r, _, err := b.host.Room(ctx, uri)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("This removes everybody from the MIMI room for good, %d participants here and %d elsewhere; the users of the bridge, the alias and the state about the bridge go from the Matrix room. If you mean it: destroy yes",
+			len(locals), len(r.Participants)-len(locals)), nil
 	}
 	return "", b.intake(ctx, c.room, adapter.Intent{Kind: adapter.DestroyRoom, Room: uri, Actor: c.actor, OriginID: c.id()})
 }

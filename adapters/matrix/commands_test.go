@@ -178,6 +178,7 @@ func TestCommands(t *testing.T) {
 		{"!mimi expire soon", "Say how long"},
 		{"!mimi status", "participants: 3"},
 		{"!mimi relay on", notAdmin},
+		{"!mimi destroy", "1 participants here and 2 elsewhere"},
 		{"!mimi unplumb", notAdmin},
 		{"!mimi report spam", "in reply"},
 	} {
