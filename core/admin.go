@@ -185,24 +185,43 @@ func (p *Provider) RetryPeer(ctx context.Context, peer string) (int, error) {
 
 // DropQueue gives up what waits: for a follower in a room ("peer"), or for an adapter ("event"). It reports whether there was anything.
 func (p *Provider) DropQueue(ctx context.Context, kind, room, target string) (dropped bool, err error) {
-	err = p.store.Update(ctx, func(tx *store.Tx) (err error) {
-		switch kind {
-		case "peer":
-			dropped, err = tx.DropQueue(store.Queue{Room: room, Peer: target})
-		case "event":
-			if !slices.Contains(p.adapterNames(), target) {
-				return fault.Newf(fault.NotFound, "there is no adapter %q", target)
-			}
-			dropped, err = tx.DropEvents(room, target)
-		default:
-			return fault.New(fault.Malformed, "only queues of kind peer and event can be dropped")
+	switch kind {
+	case "peer":
+		var uri mimiuri.URI
+		if uri, err = mimiuri.ParseKind(room, mimiuri.Room); err != nil {
+			return false, fault.New(fault.Malformed, "this is not a room")
 		}
-		return err
-	})
+		var b []byte
+		b, err = p.nodes.at(ctx, uri, call{Method: methodDrop, Target: target}, func() ([]byte, error) { return p.dropQueue(ctx, uri, target) })
+		dropped = len(b) > 0
+	case "event":
+		if !slices.Contains(p.adapterNames(), target) {
+			return false, fault.Newf(fault.NotFound, "there is no adapter %q", target)
+		}
+		err = p.store.Update(ctx, func(tx *store.Tx) (err error) {
+			dropped, err = tx.DropEvents(room, target)
+			return err
+		})
+	default:
+		return false, fault.New(fault.Malformed, "only queues of kind peer and event can be dropped")
+	}
 	if err == nil && dropped {
 		p.cfg.Log.Warn().Str("kind", kind).Str("room", room).Str("target", target).Msg("a queue was dropped by the admin")
 	}
 	return dropped, err
+}
+
+// dropQueue is done where the room is kept; it returns something if there was anything.
+func (p *Provider) dropQueue(ctx context.Context, room mimiuri.URI, peer string) (was []byte, err error) {
+	dropped := false
+	err = p.store.Update(ctx, func(tx *store.Tx) (err error) {
+		dropped, err = tx.DropQueue(store.Queue{Room: room.String(), Peer: peer})
+		return err
+	})
+	if dropped {
+		was = []byte("1")
+	}
+	return was, err
 }
 
 // Peer is another provider as administration sees it. Times are since the start of this process.

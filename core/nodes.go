@@ -55,6 +55,7 @@ const (
 	methodSubmit    = "hub.submit"
 	methodGroupInfo = "hub.groupInfo"
 	methodDestroy   = "hub.destroy"
+	methodDrop      = "hub.drop"
 	methodLocalUser = "adapter.localUser"
 )
 
@@ -325,6 +326,8 @@ func (n *nodes) do(ctx context.Context, args []byte) ([]byte, error) {
 		return n.p.Hub.GroupInfo(ctx, c.From, room, c.Body)
 	case methodDestroy:
 		return nil, n.p.Hub.Destroy(ctx, room)
+	case methodDrop:
+		return n.p.dropQueue(ctx, room, c.Target)
 	}
 	return nil, fault.New(fault.Malformed, "this node does not know the request")
 }

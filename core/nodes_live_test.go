@@ -270,6 +270,9 @@ func TestDestroyAtTheOtherNode(t *testing.T) {
 		}
 	}()
 	<-up
+	if dropped, err := second.DropQueue(ctx, "peer", room.String(), "b.example"); dropped || err != nil {
+		t.Errorf("dropping a queue that there is not: %v, %v", dropped, err)
+	}
 	if err := second.DestroyRoom(ctx, room); err != nil {
 		t.Error(err)
 	}
