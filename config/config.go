@@ -89,6 +89,10 @@ type Matrix struct {
 	// Registration is the registration file that the homeserver has been given too; it holds both
 	// tokens. `mimibridge registration` writes it. Default "registration.yaml".
 	Registration string `yaml:"registration"`
+	// RegistrationEnv names an environment variable with the text of such a file instead.
+	RegistrationEnv string `yaml:"registration_env"`
+	// RegistrationText is that text, or empty. Not a key of the file.
+	RegistrationText string `yaml:"-"`
 	// Encryption of Matrix rooms: "off"; "allowed", so that rooms which people have encrypted can be
 	// bridged; or "default", so that the bridge makes encrypted ones. Default "allowed" in a program
 	// built with the tag goolm (make build), else "off".

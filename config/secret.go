@@ -65,7 +65,12 @@ func (c *Config) readSecrets(v *validator) {
 		}
 		v.secret("admin.token", &a.Token, a.TokenFile, a.TokenEnv, "", warn)
 	}
-	if m := c.Network.Matrix; m != nil {
+	if m := c.Network.Matrix; m != nil && m.RegistrationEnv != "" {
+		if c.given["network.matrix.registration"] {
+			v.fail("network.matrix.registration_env", "the registration is given in more than one way", "keep one of registration and registration_env")
+		}
+		m.RegistrationText = v.secretEnv("network.matrix.registration_env", m.RegistrationEnv)
+	} else if m != nil {
 		warn(m.Registration)
 	}
 	warn(c.Federation.KeyFile)

@@ -20,6 +20,8 @@ type Config struct {
 	ServerName   string // the part of @alice:example.org after the colon
 	Listen       string // "host:port" on which the homeserver reaches this adapter
 	Registration string // path of the registration file
+	// RegistrationText, if not empty, is the text of a registration instead of the file.
+	RegistrationText string
 
 	// MaxTransaction bounds the body of a transaction in octets. Zero is 32 MiB: homeservers put at most 100
 	// events of 64 KiB, and as many ephemeral ones, into one.
@@ -113,7 +115,12 @@ func New(cfg Config) (adapter.Adapter, error) {
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		return nil, fmt.Errorf("matrix: listen address %q: %w", cfg.Listen, err)
 	}
-	reg, err := LoadRegistration(cfg.Registration, cfg.ServerName)
+	var reg *Registration
+	if cfg.RegistrationText != "" {
+		reg, err = ParseRegistration(cfg.RegistrationText, cfg.ServerName)
+	} else {
+		reg, err = LoadRegistration(cfg.Registration, cfg.ServerName)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -121,6 +121,18 @@ func LoadRegistration(path, serverName string) (*Registration, error) {
 	return r, nil
 }
 
+// ParseRegistration is LoadRegistration for the text of a file.
+func ParseRegistration(text, serverName string) (*Registration, error) {
+	if len(text) > maxRegistration {
+		return nil, errors.New("matrix: the registration is larger than 1 MiB")
+	}
+	r, err := parseRegistration([]byte(text), serverName)
+	if err != nil {
+		return nil, fmt.Errorf("matrix: the registration: %w", err)
+	}
+	return r, nil
+}
+
 func parseRegistration(b []byte, serverName string) (*Registration, error) {
 	var r Registration
 	// Other software's keys may stand in the file; unknown ones are no mistake.

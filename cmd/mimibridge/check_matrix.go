@@ -59,7 +59,7 @@ func (a *asClient) ask(ctx context.Context, method, path string, in any) (int, m
 
 // checkHomeserver asks for the supported versions, who the as_token is, and whether the homeserver reaches us. runs: a daemon listens already.
 func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix, runs bool) {
-	r, err := matrix.LoadRegistration(m.Registration, m.ServerName)
+	r, err := loadRegistration(m)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		k.fail("there is no registration "+m.Registration, "`mimibridge registration -c FILE` makes it")

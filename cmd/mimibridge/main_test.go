@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/rs/zerolog"
 
 	"github.com/mimibridge/mimibridge/adapters/matrix"
 	"github.com/mimibridge/mimibridge/config"
@@ -137,6 +140,41 @@ func TestInit(t *testing.T) {
 		again, _, status := mimibridge(t, "", false, "registration", "-c", path)
 		if status != 0 || again != string(b) {
 			t.Errorf("registration prints %q", again)
+		}
+		// The same from the environment, the file being gone.
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := regexp.MustCompile(`(?m)^(\s*)registration: .*$`)
+		if err := os.WriteFile(path, line.ReplaceAll(text, []byte("${1}registration_env: MIMI_REGISTRATION")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(c.Network.Matrix.Registration)
+		if _, stderr, status := mimibridge(t, "", false, "config", "show", "-c", path); status != 1 || !strings.Contains(stderr, "MIMI_REGISTRATION") {
+			t.Errorf("without the variable: status %d: %s", status, stderr)
+		}
+		t.Setenv("MIMI_REGISTRATION", string(b))
+		again, _, status = mimibridge(t, "", false, "registration", "-c", path)
+		if status != 0 || strings.TrimSpace(again) != strings.TrimSpace(string(b)) {
+			t.Errorf("registration from the environment prints %q", again)
+		}
+		if out, _, status := mimibridge(t, "", false, "config", "show", "-c", path); status != 0 || strings.Contains(out, r.ASToken) || !strings.Contains(out, "MIMI_REGISTRATION") {
+			t.Errorf("config show: %s", out)
+		}
+		if c, err = config.Load(path); err != nil {
+			t.Fatal(err)
+		}
+		d := &daemon{log: zerolog.Nop()}
+		d.config.Store(c)
+		if _, err := d.adapters(c); err != nil {
+			t.Errorf("the adapter does not take it: %v", err)
+		}
+		if err := os.WriteFile(path, line.ReplaceAll(text, []byte("${1}registration_env: MIMI_REGISTRATION\n${1}registration: r.yaml")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := config.Load(path); err == nil || !strings.Contains(err.Error(), "more than one way") {
+			t.Errorf("given twice: %v", err)
 		}
 	})
 	t.Run("what is found", func(t *testing.T) {

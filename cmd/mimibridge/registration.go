@@ -35,6 +35,10 @@ func cmdRegistration(_ context.Context, e *env, args []string) error {
 	if m == nil {
 		return errorWithHint(errors.New("this configuration is of an XMPP provider"), "an XMPP server needs no registration; `mimibridge init -h` tells what it does need")
 	}
+	if m.RegistrationText != "" {
+		_, err := fmt.Fprintln(e.out, m.RegistrationText)
+		return err
+	}
 	if err := ensureRegistration(m); err != nil {
 		return err
 	}
@@ -44,6 +48,14 @@ func cmdRegistration(_ context.Context, e *env, args []string) error {
 	}
 	_, err = e.out.Write(b)
 	return err
+}
+
+// loadRegistration reads the registration from where the configuration says.
+func loadRegistration(m *config.Matrix) (*matrix.Registration, error) {
+	if m.RegistrationText != "" {
+		return matrix.ParseRegistration(m.RegistrationText, m.ServerName)
+	}
+	return matrix.LoadRegistration(m.Registration, m.ServerName)
 }
 
 // ensureRegistration writes the registration file unless it exists.

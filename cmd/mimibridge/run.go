@@ -232,7 +232,7 @@ func (d *daemon) adapters(c *config.Config) (list []adapter.Adapter, err error) 
 		a, err = xmpp.New(xmpp.Config{Server: x.Server, Secret: x.Secret, LocalDomain: x.LocalDomain, Users: x.Users, Rooms: x.Rooms,
 			Keep: time.Duration(c.Retention.IDs), Puppets: x.Puppets, OtherBridges: x.OtherBridges, Blocklists: x.Blocklists})
 	case m != nil:
-		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration,
+		a, err = matrix.New(matrix.Config{Homeserver: m.Homeserver, ServerName: m.ServerName, Listen: m.Listen, Registration: m.Registration, RegistrationText: m.RegistrationText,
 			Encryption: m.Encryption, Keys: matrixKeys(m), InitialGhosts: m.InitialGhosts, Federate: m.Federate, Notices: m.Notices, NoStatusEvents: m.NoStatusEvents,
 			RememberMessages: time.Duration(c.Retention.IDs)})
 	}
