@@ -37,6 +37,7 @@ type xmppServer struct {
 	answer   func(domain string, right bool) string // instead of the usual answer to a handshake
 	upload   string                                 // "" works, "none", "forbidden", or the status with which a PUT is answered
 	silent   bool                                   // messages are not routed
+	perms    string                                 // what privileges are granted, instead of roster
 	put      string                                 // URL of the server that takes files
 	mu       sync.Mutex
 	sessions map[string]net.Conn
@@ -93,7 +94,11 @@ func (x *xmppServer) serve(c net.Conn) {
 	}
 	fmt.Fprint(c, "<handshake/>")
 	if domain == "mimi.example.org" {
-		fmt.Fprint(c, "<message from='example.org' to='mimi.example.org'><privilege xmlns='urn:xmpp:privilege:2'><perm access='roster' type='both'/></privilege></message>")
+		perms := x.perms
+		if perms == "" {
+			perms = "<perm access='roster' type='both'/>"
+		}
+		fmt.Fprint(c, "<message from='example.org' to='mimi.example.org'><privilege xmlns='urn:xmpp:privilege:2'>"+perms+"</privilege></message>")
 	}
 	x.mu.Lock()
 	x.sessions[domain] = c
@@ -425,6 +430,8 @@ func TestCheckFaults(t *testing.T) {
 		{"there is no upload service", server(&xmppServer{upload: "none"}), []string{"warn  the XMPP server has no upload service", "http_file_share"}},
 		{"a proxy refuses uploads", server(&xmppServer{upload: "405"}), []string{"is answered with 405", "PUT"}},
 		{"uploads go to nowhere", server(&xmppServer{put: "http://" + closed}), []string{"cannot be reached from here", "put_url"}},
+		{"nothing: privileges are refused", server(&xmppServer{perms: "<perm access='roster' type='none'/>"}), []string{"does not grant the privilege roster", "add them by hand", "does not grant the privilege iq for pubsub", "bookmarks by themselves", "mod_privilege"}},
+		{"nothing: a privilege is granted in part", server(&xmppServer{perms: "<perm access='roster' type='set'/>"}), []string{"grants the privilege roster only to set"}},
 		{"messages do not come through", server(&xmppServer{silent: true}), []string{"does not come through the XMPP server", "firewall"}},
 		{"the port is taken by another server", with(func(t *testing.T, s *setting) { s.listen = web }), []string{"is not this provider's daemon (status 404)", "another port in federation.listen"}},
 		{"the directory is of another provider", with(func(t *testing.T, s *setting) {

@@ -178,7 +178,8 @@ func checkComponents(ctx context.Context, k *checker, x *config.XMPP) {
 		case "set":
 			k.note("the XMPP server grants the privilege " + one.access + " only to set; with \"both\" what people have there themselves is left as it is")
 		default:
-			k.note("the XMPP server does not grant the privilege " + one.access + " (XEP-0356), which is optional; without it " + one.cost)
+			k.note("the XMPP server does not grant the privilege " + one.access + " (XEP-0356), which is optional; without it " + one.cost +
+				"\n      to have it: mod_privilege, with the lines that `mimibridge init` writes beside the component's")
 		}
 	}
 }
