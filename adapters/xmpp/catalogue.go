@@ -77,7 +77,7 @@ const (
 
 var (
 	errBlockWhat   = errNotFound("What can be blocked is a person, a room or a domain: an address, a MIMI URI, or a name such as example.org.")
-	errSetting     = errNotAcceptable("The settings are receipts, typing and mentions, each on or off, and consent: ask, contacts, everyone or nobody.")
+	errSetting     = errNotAcceptable("The settings are receipts, typing, mentions and avatar, each on or off, and consent: ask, contacts, everyone or nobody.")
 	errExportLarge = errNotAcceptable("This is too much for a message. The administrator can export it by the command line.")
 )
 

@@ -395,7 +395,7 @@ func (r *room) joined(ev adapter.Event, before bool) (out []*element, err error)
 	if len(m.sessions) > 0 || r.s.plumbOf(ev.Room) != nil {
 		return out, nil
 	}
-	return append(out, r.s.invitation(ev.Room, r.name, ev.User, ev.Actor, eventID("invite", ev))), nil
+	return append(out, r.s.invitation(ev.Room, r.name, ev.User, ev.Actor, readHint(ev.Origin).Reason, eventID("invite", ev))), nil
 }
 
 // showNotice shows what the provider has to say about the room, to those who are in it.

@@ -231,7 +231,7 @@ func (s *service) userMessageIn(in *packet) error {
 		if !ok {
 			return errNoRoom
 		}
-		return s.invite(in, hintInvite, user, u, in.to.bare(), "direct")
+		return s.invite(in, hintInvite, user, u, in.to.bare(), "direct", x.attr("reason"))
 	case in.to.local != "":
 		other, _ := s.contact(in.to.local)
 		return s.directMessage(in, user, other)

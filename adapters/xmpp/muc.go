@@ -158,6 +158,9 @@ func (s *service) available(in *packet) error {
 	if cleanNick(req.nick) == "" {
 		return errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
 	}
+	ctx, cancel := s.timeout()
+	defer cancel()
+	s.avatarSeen(ctx, user, in.kids)
 	r, known, err := s.at(u)
 	defer s.release(r)
 	if err != nil {
@@ -705,15 +708,16 @@ func (s *service) mediatedInvite(in *packet, user, u mimiuri.URI, x *element) er
 		if err != nil {
 			return &stanzaError{"modify", "jid-malformed", "The address of whom to invite is not valid."}
 		}
-		if err := s.invite(in, hintInvite, user, u, a.bare(), strconv.Itoa(n)); err != nil {
+		if err := s.invite(in, hintInvite, user, u, a.bare(), strconv.Itoa(n), i.text(nsMUCUser, "reason")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// invite makes somebody a participant of a room. What becomes of it comes as an event.
-func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nth string) error {
+// invite makes somebody a participant of a room. What becomes of it comes as an event. A reason is told to local people; MIMI has
+// none for invitations.
+func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nth, reason string) error {
 	target, ok := s.user(a)
 	if !ok {
 		return errNotFound("There is no user of this address. People elsewhere are addressed as name%domain@" + s.users + ".")
@@ -730,11 +734,16 @@ func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nt
 	}
 	if _, isIn := participant(info, target); isIn {
 		if target.Domain == s.domain { // only not in the room just now
-			s.reply(s.toRoom, s.invitation(u, info.Name, target, user, "again-"+shortHash(in.id+a.String())))
+			s.reply(s.toRoom, s.invitation(u, info.Name, target, user, cut(strings.TrimSpace(reason), maxReason), "again-"+shortHash(in.id+a.String())))
 		}
 		return nil
 	}
-	h, ok := hint{Kind: how, JID: in.from.String(), ID: in.id, To: in.to.String()}.encode()
+	say := hint{Kind: how, JID: in.from.String(), ID: in.id, To: in.to.String(), Reason: cut(strings.TrimSpace(reason), maxReason)}
+	h, ok := say.encode()
+	if !ok { // the addresses are more than the reason
+		say.Reason = ""
+		h, ok = say.encode()
+	}
 	if !ok {
 		return errNotAcceptable("Your address, or the id of the message, is too long.")
 	}
@@ -750,17 +759,22 @@ func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nt
 
 // invitation is what the room sends to a local user who has become a participant but is not there: as mediated
 // invitation, and as XEP-0249 for clients that know only that.
-func (s *service) invitation(u mimiuri.URI, name string, target, by mimiuri.URI, id string) *element {
+func (s *service) invitation(u mimiuri.URI, name string, target, by mimiuri.URI, reason, id string) *element {
 	j := s.roomJID(u).String()
 	inviter := s.userJID(by).String()
 	text := inviter + " invited you to the room " + j
 	if name != "" && name != u.ID {
 		text += " (" + cut(name, 200) + ")"
 	}
+	invite := el(nsMUCUser, "invite", "from", inviter)
+	if reason != "" {
+		text += ": " + reason
+		invite.add(textEl(nsMUCUser, "reason", reason))
+	}
 	return el("", "message", "id", id, "from", j, "to", s.userJID(target).String()).add(
 		textEl("", "body", text),
-		el(nsMUCUser, "x").add(el(nsMUCUser, "invite", "from", inviter)),
-		el(nsDirect, "x", "jid", j),
+		el(nsMUCUser, "x").add(invite),
+		el(nsDirect, "x", "jid", j, "reason", reason),
 	)
 }
 

@@ -86,6 +86,13 @@ func (tw *twin) Find(_ context.Context, _ mimiuri.URI, domain, field, value stri
 }
 
 func (tw *twin) SetProfile(_ context.Context, local mimiuri.URI, p adapter.Profile) error {
+	tw.do(func() {
+		if tw.people.profiles == nil {
+			tw.people.profiles = map[mimiuri.URI]adapter.Profile{}
+		}
+		tw.people.profiles[local] = p
+		tw.changed.Broadcast()
+	})
 	return tw.note("profile %s %s", p.Name, p.Fields["handle"])
 }
 
@@ -370,7 +377,7 @@ func TestSimpleCommands(t *testing.T) {
 		{"report balcony x spam", "report", map[string]string{"room": "balcony", "message": "x", "reason": "spam"}, "", "stanza-id"},
 		{"safety " + juliet, "safety", map[string]string{"person": juliet}, "", "12345 67890"},
 		{"settings", "settings", map[string]string{}, "", "receipts: on"},
-		{"settings receipts off consent nobody", "settings", map[string]string{"receipts": "off", "consent": "nobody"}, "", "receipts: off\ntyping: on\nmentions: on\nconsent: nobody"},
+		{"settings receipts off consent nobody", "settings", map[string]string{"receipts": "off", "consent": "nobody"}, "", "receipts: off\ntyping: on\nmentions: on\navatar: off\nconsent: nobody"},
 		{"settings receipts maybe", "settings", map[string]string{"receipts": "maybe"}, "", "on or off"},
 		{"profile Romeo Montague", "profile", map[string]string{"handle": "", "name": "Romeo Montague"}, "profile Romeo Montague", textDoneProfile},
 		{"export", "export", nil, "", `{"user":"romeo"}`},

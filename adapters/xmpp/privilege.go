@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strings"
 	"sync"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
@@ -304,6 +303,3 @@ func (s *store) keep(user mimiuri.URI, what string) error {
 func (s *store) unkeep(user mimiuri.URI, what string) error {
 	return s.exec(`DELETE FROM xmpp_kept WHERE person = $1 AND what = $2`, user.String(), what)
 }
-
-// directReason is what is told with an invitation (XEP-0249), as far as it is short.
-func directReason(x *element) string { return cut(strings.TrimSpace(x.attr("reason")), 512) }

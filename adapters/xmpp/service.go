@@ -402,6 +402,7 @@ type hint struct {
 	Origin string `json:"o,omitempty"` // XEP-0359 origin-id of a message
 	Nick   string `json:"n,omitempty"` // nick of a join
 	To     string `json:"t,omitempty"` // the address the stanza had been sent to
+	Reason string `json:"r,omitempty"` // of an invitation; at most maxReason octets
 	Kick   bool   `json:"q,omitempty"` // of a removal: asked for as a kick (XEP-0045 section 8.2)
 }
 
@@ -414,6 +415,7 @@ const (
 	hintPlumb    = "p" // said in a plumbed room, see plumb.go; To is its stanza-id there
 	hintPlumbDo  = "d" // done by the plumbing
 	maxHint      = 1024
+	maxReason    = 300
 	maxStanzaID  = 256
 	maxOriginLen = 512
 )

@@ -43,10 +43,11 @@ var simples = []simple{
 		{"message", "text-single", "The message's stanza-id", true, nil}, {"reason", "list-single", "Reason", true, []string{"spam", "abuse", "other"}},
 		{"note", "text-single", "Note", false, nil}}, runReport},
 	{"safety", "Safety number with somebody", "PERSON [ROOM]", personRoom, runSafety},
-	{"settings", "Settings", "[receipts|typing|mentions on|off] [consent ask|contacts|everyone|nobody]", []commandField{
+	{"settings", "Settings", "[receipts|typing|mentions|avatar on|off] [consent ask|contacts|everyone|nobody]", []commandField{
 		{settingReceipts, "list-single", "Tell others what was delivered and read", false, onOff},
 		{settingTyping, "list-single", "Tell others that you are typing", false, onOff},
 		{settingMentions, "list-single", "Send mentions while you are not in the room", false, onOff},
+		{settingAvatar, "list-single", "Show people elsewhere your account's picture", false, onOff},
 		{"consent", "list-single", "Who may add you to rooms", false, []string{"ask", "contacts", "everyone", "nobody"}}}, runSettings},
 	{"profile", "What others may know of you", "[NAME]", []commandField{{"handle", "list-single", "To be found by your address", false, onOff}, {"name", "text-single", "Your name", false, nil}}, runProfile},
 	{"plumb", "Connect a chat room of this server with a MIMI room", "CHATROOM ROOM [speakers|none]", []commandField{
@@ -345,7 +346,11 @@ func (s *service) settingNow(ctx context.Context, user mimiuri.URI, name string)
 		return s.host.ConsentPolicy(ctx, user)
 	}
 	v, err := s.db.setting(ctx, user, name)
-	if v == "" {
+	switch {
+	case v != "":
+	case name == settingAvatar:
+		v = "off"
+	default:
 		v = "on"
 	}
 	return v, err
@@ -359,16 +364,23 @@ func runSettings(s *service, ctx context.Context, user mimiuri.URI, v map[string
 			if err := s.host.SetConsentPolicy(ctx, user, value); err != nil {
 				return "", err
 			}
-		case (name == settingReceipts || name == settingTyping || name == settingMentions) && (value == "on" || value == "off"):
-			if err := s.db.set(user, name, value); err != nil {
+		case (name == settingReceipts || name == settingTyping || name == settingMentions || name == settingAvatar) && (value == "on" || value == "off"):
+			before, err := s.settingNow(ctx, user, name)
+			if err == nil {
+				err = s.db.set(user, name, value)
+			}
+			if err != nil {
 				return "", err
+			}
+			if name == settingAvatar && value != before {
+				s.refreshAvatar(user)
 			}
 		default:
 			return "", errSetting
 		}
 	}
 	var lines []string
-	for _, name := range []string{settingReceipts, settingTyping, settingMentions, "consent"} {
+	for _, name := range []string{settingReceipts, settingTyping, settingMentions, settingAvatar, "consent"} {
 		now, err := s.settingNow(ctx, user, name)
 		if err != nil {
 			return "", err
@@ -380,6 +392,11 @@ func runSettings(s *service, ctx context.Context, user mimiuri.URI, v map[string
 
 func runProfile(s *service, ctx context.Context, user mimiuri.URI, v map[string]string) (string, error) {
 	p := adapter.Profile{User: user, Name: cut(v["name"], 200), Fields: map[string]string{}}
+	if old, ok, err := s.host.Profile(ctx, user); err != nil {
+		return "", err
+	} else if ok {
+		p.Avatar = old.Avatar // a setting of its own
+	}
 	if v["handle"] == "on" {
 		p.Fields["handle"] = user.ID
 	}
