@@ -188,6 +188,7 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 	// Our other users' clients are still in the tree: those whose keys are known and still the same are taken over, the
 	// others come back one by one.
 	ch.fresh = rows
+	var back []string
 	for _, m := range g.Members() {
 		u, _, err := policy.LeafUser(m.Node)
 		if err != nil || u.Domain != r.c.cfg.Domain || g.IsLocal(m.Leaf) || ch.gone[u] {
@@ -196,7 +197,21 @@ func (r *room) mergeExternal(ctx context.Context, ch *change) error {
 		if r.g != nil && r.g.IsLocal(m.Leaf) && g.AttachLeaf(m.Leaf, r.g.LeafKey(m.Leaf), r.g.SignatureKey(m.Leaf)) == nil {
 			continue
 		}
-		r.rejoin(ch, u)
+		back = append(back, u.String())
+	}
+	// A client that is none of theirs brings nobody in. Of a database that was restored it is not known whose is.
+	if !r.c.cfg.Store.Restored() {
+		var genuine []string
+		if err := r.c.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+			genuine, err = r.genuine(tx, g, back, nil)
+			return err
+		}); err != nil {
+			return err
+		}
+		back = slices.DeleteFunc(back, func(u string) bool { return r.view.here(u) == nil && !slices.Contains(genuine, u) })
+	}
+	for _, u := range back {
+		r.rejoin(ch, uri(u))
 	}
 	r.c.Counters.Resyncs.Add(1)
 	return r.adoptNext(ctx, g, ch)

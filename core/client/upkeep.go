@@ -221,7 +221,7 @@ func (r *room) strangers(ctx context.Context) (users []string, err error) {
 	}
 	waiting := false
 	err = r.c.cfg.Store.View(ctx, func(tx *store.Tx) error {
-		if users, err = r.genuine(tx, users, out); err != nil || len(users) == 0 {
+		if users, err = r.genuine(tx, r.g, users, out.leaves); err != nil || len(users) == 0 {
 			return err
 		}
 		n, _, err := tx.SizeInbox(r.id)

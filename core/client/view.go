@@ -184,7 +184,7 @@ func (r *room) makeView(ctx context.Context, out going) (*view, error) {
 	}
 	var genuine []string
 	err := r.c.cfg.Store.View(context.WithoutCancel(ctx), func(tx *store.Tx) (err error) {
-		genuine, err = r.genuine(tx, fresh, out)
+		genuine, err = r.genuine(tx, r.g, fresh, out.leaves)
 		return err
 	})
 	if err != nil {
@@ -202,15 +202,15 @@ func (r *room) makeView(ctx context.Context, out going) (*view, error) {
 
 // genuine gives those of the own users who have a client of theirs in the group, which does not leave it: one with the key that this
 // provider keeps for them.
-func (r *room) genuine(tx *store.Tx, users []string, out going) (list []string, err error) {
+func (r *room) genuine(tx *store.Tx, g *mls.Group, users []string, going map[mls.LeafIndex]bool) (list []string, err error) {
 	leaves := map[string][]mls.Member{}
-	for _, m := range r.g.Members() {
-		if u, _, err := policy.LeafUser(m.Node); err == nil && u.Domain == r.c.cfg.Domain && !out.leaves[m.Leaf] {
+	for _, m := range g.Members() {
+		if u, _, err := policy.LeafUser(m.Node); err == nil && u.Domain == r.c.cfg.Domain && !going[m.Leaf] {
 			leaves[u.String()] = append(leaves[u.String()], m)
 		}
 	}
 	for _, user := range users {
-		if slices.ContainsFunc(leaves[user], func(m mls.Member) bool { return r.g.IsLocal(m.Leaf) }) {
+		if slices.ContainsFunc(leaves[user], func(m mls.Member) bool { return g.IsLocal(m.Leaf) }) {
 			list = append(list, user)
 			continue
 		}
