@@ -28,8 +28,8 @@ test: build  ## all tests, with real servers, and the demo once; installs what i
 test-fast: go-version ## the tests that need only Go
 	@$(GO) run ./internal/testtable ./...
 
-bench: go-version ## all benchmarks, and a table of what they say
-	@$(GO) run ./internal/benchtable -peer mls-go ./...
+bench: go-version ## all benchmarks, those with real servers as far as they are installed, and a table of what they say
+	@$(GO) run ./internal/benchtable -live -peer mls-go ./...
 
 # Minimising each interesting input, as the default is, would take most of a short run.
 fuzz: go-version ## each fuzz target for FUZZTIME

@@ -1,9 +1,10 @@
 // Command benchtable runs benchmarks and ends with one table for each package that has some. It is what `make bench`
-// calls. The results go by on standard error as they come.
+// calls. The results go by on standard error as they come. Benchmarks with real servers (build tag live) run, too, for those servers
+// that are there; for the others it says that they are not. The last lines are all targets together.
 //
 // It knows these names. A benchmark whose name ends with a number, as Encrypt/1000, is a row of that size. The metrics
 // ns/WHAT and x/WHAT are how long something comparable took and how many times that long this did; x/target is how many
-// times are allowed, and B/target how many octets of what else is counted in octets. Results of BenchmarkPeer/NAME are those of another implementation and stand beside NAME's.
+// times are allowed, and B/target how many octets of what else is counted in octets. UNIT/most and UNIT/least bound any other metric. Results of BenchmarkPeer/NAME are those of another implementation and stand beside NAME's.
 package main
 
 import (
@@ -16,24 +17,80 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
 func main() {
 	peer := flag.String("peer", "peer", "what the other implementation is called")
 	bench := flag.String("bench", ".", "the benchmarks to run, as of go test")
 	benchtime := flag.String("benchtime", "500ms", "how long each runs, as of go test")
+	live := flag.Bool("live", false, "run the benchmarks with real servers, too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	packages := flag.Args()
 	start := time.Now()
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-run", "^$", "-bench", *bench, "-benchmem", "-benchtime", *benchtime, "-timeout", "30m"}, packages...)...)
+	tables, failed, err := run(ctx, append([]string{"-tags", "goolm", "-bench", *bench, "-benchtime", *benchtime}, flag.Args()...))
+	var absent []string
+	if *live {
+		for _, s := range servers {
+			if !s.there(ctx) {
+				absent = append(absent, s.name)
+				continue
+			}
+			// A few messages each: what counts here is what the server takes.
+			more, bad, e := run(ctx, []string{"-tags", "live,goolm", "-bench", "^BenchmarkLive$/^" + s.name + "$", "-benchtime", "200x", s.pkg})
+			tables, failed, err = append(tables, more...), append(failed, bad...), errors.Join(err, e)
+		}
+	}
+	targets, missed := 0, []string{}
+	for _, t := range tables {
+		n, m := t.print(os.Stdout, *peer)
+		targets += n
+		for _, name := range m {
+			missed = append(missed, path.Base(t.pkg)+" "+name)
+		}
+	}
+	fmt.Printf("\n%d s in all; %d of %d targets met\n", int(time.Since(start).Seconds()), targets-len(missed), targets)
+	if len(missed) > 0 {
+		fmt.Printf("MISSED: %s\n", strings.Join(missed, ", "))
+	}
+	// What failed has no row above, and would not be missed.
+	for _, f := range failed {
+		fmt.Println("FAILED:", f)
+	}
+	if len(absent) > 0 {
+		fmt.Printf("not run, since they are not on this machine (make test installs them): %s\n", strings.Join(absent, ", "))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "benchtable:", err)
+		os.Exit(1)
+	}
+}
+
+// server is a real one that benchmarks run with.
+type server struct {
+	name, pkg string
+	there     func(context.Context) bool
+}
+
+var servers = []server{
+	{"Prosody", "./adapters/xmpp", func(context.Context) bool { return testnet.CheckProsody() == nil }},
+	{"ejabberd", "./adapters/xmpp", func(context.Context) bool { return testnet.CheckEjabberd() == nil }},
+	{"Dendrite", "./adapters/matrix", func(context.Context) bool { return testnet.DendriteBuilt() }},
+	{"Synapse", "./adapters/matrix", func(context.Context) bool { return testnet.SynapseBuilt() }},
+}
+
+// run runs go test and reads what it says.
+func run(ctx context.Context, args []string) (tables []*table, failed []string, err error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-run", "^$", "-benchmem", "-timeout", "30m"}, args...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	out, err := cmd.StdoutPipe()
 	cmd.Stderr = os.Stderr
@@ -41,23 +98,10 @@ func main() {
 		err = cmd.Start()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "benchtable:", err)
-		os.Exit(1)
+		return nil, nil, err
 	}
-	tables, failed, err := read(io.TeeReader(out, os.Stderr))
-	err = errors.Join(err, cmd.Wait())
-	for _, t := range tables {
-		t.print(os.Stdout, *peer)
-	}
-	fmt.Printf("\n%d s in all\n", int(time.Since(start).Seconds()))
-	// What failed has no row above, and would not be missed.
-	for _, f := range failed {
-		fmt.Println("FAILED:", f)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "benchtable:", err)
-		os.Exit(1)
-	}
+	tables, failed, err = read(io.TeeReader(out, os.Stderr))
+	return tables, failed, errors.Join(err, cmd.Wait())
 }
 
 // table is what one package's benchmarks gave.
@@ -118,14 +162,12 @@ func read(r io.Reader) (tables []*table, failed []string, err error) {
 	return tables, failed, s.Err()
 }
 
-// print writes the table and, below it, which targets were missed.
-func (t *table) print(w io.Writer, peer string) {
+// print writes the table and, below it, which targets were missed. It gives their number and the missed ones.
+func (t *table) print(w io.Writer, peer string) (targets int, missed []string) {
 	if len(t.rows) == 0 {
-		return
+		return 0, nil
 	}
 	cells := [][]string{{"", "size", "time", "allocated", "against", "", "ratio", "target", "", peer, "allocated", "x ours", ""}}
-	targets := 0
-	var missed []string
 	for _, r := range t.rows {
 		c := make([]string, len(cells[0]))
 		c[0], c[1], c[2], c[3] = r.name, r.size, duration(r.metrics["ns/op"]), size(r.metrics, "B/op")
@@ -148,17 +190,26 @@ func (t *table) print(w io.Writer, peer string) {
 		var rest []string
 		for unit, v := range r.metrics {
 			switch {
-			case unit == "ns/op", unit == "B/op", unit == "allocs/op", unit == "MB/s", strings.HasSuffix(unit, "/target"), what != "" && (unit == "x/"+what || unit == "ns/"+what):
+			case unit == "ns/op", unit == "B/op", unit == "allocs/op", unit == "MB/s", strings.HasSuffix(unit, "/target"), strings.HasSuffix(unit, "/most"), strings.HasSuffix(unit, "/least"), what != "" && (unit == "x/"+what || unit == "ns/"+what):
 			default:
 				one := fmt.Sprintf("%s %s", strconv.FormatFloat(v, 'f', -1, 64), unit)
-				if limit, ok := r.metrics["B/target"]; ok && strings.HasPrefix(unit, "B/") {
+				bound := func(limit float64, word string, bad bool) {
 					targets++
 					verdict := "met"
-					if v > limit {
+					if bad {
 						verdict = "MISSED"
 						missed = append(missed, r.name+" "+unit)
 					}
-					one += fmt.Sprintf(" (target %.0f: %s)", limit, verdict)
+					one += fmt.Sprintf(" (target %s%s: %s)", word, strconv.FormatFloat(limit, 'f', -1, 64), verdict)
+				}
+				if limit, ok := r.metrics["B/target"]; ok && strings.HasPrefix(unit, "B/") {
+					bound(limit, "", v > limit)
+				}
+				if limit, ok := r.metrics[unit+"/most"]; ok {
+					bound(limit, "at most ", v > limit)
+				}
+				if limit, ok := r.metrics[unit+"/least"]; ok {
+					bound(limit, "at least ", v < limit)
 				}
 				rest = append(rest, one)
 			}
@@ -201,6 +252,7 @@ func (t *table) print(w io.Writer, peer string) {
 		}
 		fmt.Fprintln(w)
 	}
+	return targets, missed
 }
 
 // against gives what a result is compared with, "" if with nothing.
@@ -217,6 +269,8 @@ func (r *row) against() (what string, ratio float64) {
 
 func duration(ns float64) string {
 	switch {
+	case ns == 0: // what is measured otherwise
+		return ""
 	case ns < 1e3:
 		return fmt.Sprintf("%.0f ns", ns)
 	case ns < 1e6:
