@@ -37,7 +37,7 @@ func newWorldWith(t testing.TB, change func(*Config)) *world {
 	}
 	// The same tests run against either homeserver; see synapse_live_test.go.
 	build, start, name := testnet.BuildDendrite, testnet.StartDendrite, "Dendrite "+testnet.DendriteVersion
-	if strings.HasPrefix(t.Name(), "TestSynapse/") || strings.HasPrefix(t.Name(), "Benchmark") {
+	if strings.HasPrefix(t.Name(), "TestSynapse/") || strings.HasPrefix(t.Name(), "Benchmark") && !strings.HasSuffix(t.Name(), "/Dendrite") {
 		build, start, name = testnet.BuildSynapse, testnet.StartSynapse, "Synapse "+testnet.SynapseVersion
 	}
 	if _, err := build(ctx, &testnet.Progress{W: os.Stderr}); err != nil {
@@ -50,7 +50,7 @@ func newWorldWith(t testing.TB, change func(*Config)) *world {
 // newWorldOn is a world on a homeserver of one's own.
 func newWorldOn(t testing.TB, start func(context.Context, testnet.HomeserverOptions) (*testnet.Homeserver, error), o testnet.HomeserverOptions, change func(*Config)) *world {
 	limit := patience
-	if strings.HasPrefix(t.Name(), "Benchmark") {
+	if strings.HasPrefix(t.Name(), "Benchmark") && !strings.HasSuffix(t.Name(), "/Dendrite") {
 		limit = 20 * time.Minute
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

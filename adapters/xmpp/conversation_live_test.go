@@ -17,7 +17,7 @@ import (
 
 // live is the adapter between a real server with real clients and a twin of the provider.
 type live struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	dir    string
 	kind   string
@@ -52,13 +52,13 @@ func liveServers(t *testing.T, f func(t *testing.T, l *live)) {
 	}
 }
 
-func newLive(t *testing.T, kind string, overTLS bool) *live {
+func newLive(t testing.TB, kind string, overTLS bool) *live {
 	return newLiveWith(t, kind, overTLS, func(*live, *Config) {})
 }
 
 // newLiveWith is newLive with something changed: it is called before the server is started, and again, with the adapter's
 // configuration, before the adapter is.
-func newLiveWith(t *testing.T, kind string, overTLS bool, change func(*live, *Config)) *live {
+func newLiveWith(t testing.TB, kind string, overTLS bool, change func(*live, *Config)) *live {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	ca, err := testnet.NewCA(t.TempDir())

@@ -210,7 +210,17 @@ func (e *element) String() string { return string(e.appendXML(nil, "")) }
 // control characters, U+FFFE, U+FFFF) or is not UTF-8 becomes U+FFFD: one of them on the wire, even as
 // a reference, ends the stream for everybody.
 func appendEscaped(b []byte, s string, inAttr bool) []byte {
-	for _, r := range s {
+	from := 0 // what is behind it has not been written
+	for i, r := range s {
+		if r >= ' ' && r < 0x7f && !strings.ContainsRune(`&<>'"`, r) { // as it is; most text is nothing else
+			continue
+		}
+		b = append(b, s[from:i]...)
+		from = i + 1
+		if r >= utf8.RuneSelf {
+			_, n := utf8.DecodeRuneInString(s[i:])
+			from = i + n
+		}
 		switch {
 		case r == '&':
 			b = append(b, "&amp;"...)
@@ -234,7 +244,7 @@ func appendEscaped(b []byte, s string, inAttr bool) []byte {
 			b = utf8.AppendRune(b, utf8.RuneError)
 		}
 	}
-	return b
+	return append(b, s[from:]...)
 }
 
 // isXMLChar is Char of XML 1.0 section 2.2.
@@ -248,7 +258,7 @@ func isXMLChar(r rune) bool {
 func readElement(d *xml.Decoder, start xml.StartElement) (*element, error) {
 	root := startElement(start)
 	stack := []*element{root}
-	texts := []*strings.Builder{new(strings.Builder)}
+	var texts [][]byte // of those in stack that have some
 	for {
 		t, err := d.Token()
 		if err != nil {
@@ -263,13 +273,18 @@ func readElement(d *xml.Decoder, start xml.StartElement) (*element, error) {
 			top := stack[len(stack)-1]
 			top.Kids = append(top.Kids, e)
 			stack = append(stack, e)
-			texts = append(texts, new(strings.Builder))
 		case xml.CharData:
-			texts[len(texts)-1].Write(t)
+			for len(texts) < len(stack) {
+				texts = append(texts, nil)
+			}
+			texts[len(stack)-1] = append(texts[len(stack)-1], t...)
 		case xml.EndElement:
 			n := len(stack) - 1
-			stack[n].Text = texts[n].String()
-			stack, texts = stack[:n], texts[:n]
+			if len(texts) > n {
+				stack[n].Text = string(texts[n])
+				texts = texts[:n]
+			}
+			stack = stack[:n]
 			if n == 0 {
 				return root, nil
 			}

@@ -218,10 +218,11 @@ func AdapterDB(ctx context.Context, o Options, name string) (*sql.DB, error) {
 		return nil, fmt.Errorf("store: %w", err)
 	}
 	f.Close()
-	db, err := sql.Open("sqlite", dsn(file, "journal_mode(WAL)", "synchronous(FULL)")+"&_txlock=immediate")
+	db, err := openCached(dsn(file, "journal_mode(WAL)", "synchronous(FULL)") + "&_txlock=immediate")
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
+	db.SetMaxIdleConns(16) // to open one takes as long as dozens of statements
 	if err := db.PingContext(ctx); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("store: open %s: %w", file, err)
