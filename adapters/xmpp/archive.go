@@ -118,7 +118,7 @@ func (s *service) readArchiveQuery(ctx context.Context, u mimiuri.URI, q *elemen
 		if with := formValue(x, "with"); with != "" {
 			w, err := parseAddr(with)
 			if err != nil {
-				return a, &stanzaError{"modify", "jid-malformed", "The address to look for is not valid."}
+				return a, errJIDArchive
 			}
 			switch {
 			case w.domain == s.rooms && w.resource != "":
@@ -143,7 +143,7 @@ func (s *service) readArchiveQuery(ctx context.Context, u mimiuri.URI, q *elemen
 				return a, errNoSuchItem
 			}
 			if len(a.ids) >= archiveMaxPage {
-				return a, errNotAcceptable("Please ask for fewer messages at once.")
+				return a, errPageLarge
 			}
 			a.ids = append(a.ids, *idOf(v))
 		}

@@ -15,49 +15,49 @@ const (
 var (
 	errOMEMO          = errNotAcceptable("This message is encrypted by your client, and the bridge cannot read it. The room is encrypted by the bridge; switch encryption off in your client for this conversation.")
 	errVoice          = errForbidden("You may not send messages in this room. Ask one of its moderators to let you speak.")
-	errLongID         = errNotAcceptable("The id of the message, or your address, is too long.")
+	errLongID         = errNotAcceptable("The id of the message, or your address, is too long. Please use a client that makes shorter ones.")
 	errSubject        = errForbidden("You may not change the subject of this room. Its admins decide who may.")
 	errSubjectLong    = errNotAcceptable("The subject is too long; please make it shorter than 2,048 octets.")
 	errDirectRoom     = errNotAcceptable("This is a conversation with one person. Write to the person's own address.")
 	errBusyRoom       = &stanzaError{"wait", "resource-constraint", "There is too much waiting in this room; please try again in a little while."}
 	errCorrectUnknown = errNotFound("The message to be corrected is not known here, or was retracted. Please send it as a new one.")
-	errCorrectOther   = errForbidden("Only one's own messages can be corrected.")
+	errCorrectOther   = errForbidden("Only one's own messages can be corrected; reply to it instead.")
 	errCorrectKind    = errNotAcceptable("This cannot be corrected; please retract it and send a new one.")
-	errRetractUnknown = errNotFound("The message to be retracted is not known here.")
+	errRetractUnknown = errNotFound("The message to be retracted is not known here: it is too old, or was never in this room. Write a message that says so.")
 	errRetractOther   = errForbidden("Only one's own messages can be retracted. Moderators of a room can remove messages of others.")
-	errModerate       = errForbidden("Only moderators of this room may remove messages of others.")
-	errReactUnknown   = errNotFound("The message to react to is not known here.")
-	errReactMany      = errNotAcceptable("At most 20 reactions to a message, and each no longer than an emoji, please.")
+	errModerate       = errForbidden("Only moderators of this room may remove messages of others; ask one of them.")
+	errReactUnknown   = errNotFound("The message to react to is not known here: it is too old, or was retracted. Reply with a message of your own.")
+	errReactMany      = errNotAcceptable("At most 20 reactions to a message, each no longer than an emoji: please take one back first.")
 )
 
-var errNoNick = errNotFound("Nobody in this room has this nick.")
+var errNoNick = errNotFound("Nobody in this room has this nick; please choose one of the list of occupants.")
 
 var errNoSuchItem = errNotFound("There is no such message in this archive; please begin again without it.")
 
 var (
-	errNotParticipant = errForbidden("You do not take part in this room.")
-	errOwner          = errForbidden("Only the owners and admins of a room can do this.")
+	errNotParticipant = errForbidden("You do not take part in this room; join it, or ask somebody in it to invite you.")
+	errOwner          = errForbidden("Only the owners and admins of a room can do this; ask one of them.")
 	errDestroy        = &stanzaError{"cancel", "not-allowed", "You may not destroy this room while others are in it; you can leave it."}
-	errNoForm         = errBadRequest("This is no form.")
-	errPassword       = errNotAcceptable("MIMI rooms have no passwords; people are let in by invitation.")
-	errAnonymous      = errNotAcceptable("MIMI rooms hide no addresses from their participants.")
-	errConfLong       = errNotAcceptable("This name or description is too long.")
-	errConfNumber     = errNotAcceptable("The most participants is a number, or none for no limit.")
-	errItems          = errBadRequest("Between one and 20 items, please.")
-	errNoUser         = errNotFound("There is no user of this address.")
-	errNoRole         = &stanzaError{"cancel", "not-allowed", "This room has no such role that you may give them."}
-	errBan            = errForbidden("You may not ban people in this room.")
+	errNoForm         = errBadRequest("This is no form. Ask for the form, and submit it filled in.")
+	errPassword       = errNotAcceptable("MIMI rooms have no passwords; invite whom you want to let in.")
+	errAnonymous      = errNotAcceptable("MIMI rooms hide no addresses from their participants; leave this setting as it is.")
+	errConfLong       = errNotAcceptable("This name or description is too long; please make it shorter than 2,048 octets.")
+	errConfNumber     = errNotAcceptable("The most participants is a number; write none for no limit.")
+	errItems          = errBadRequest("A request is about one to 20 items; please send more in a request of their own.")
+	errNoUser         = errNotFound("There is no user of this address; look at it once more, or find them by the command find of the gateway.")
+	errNoRole         = &stanzaError{"cancel", "not-allowed", "This room has no such role that you may give them; ask one of its owners."}
+	errBan            = errForbidden("You may not ban people in this room; ask one of its admins.")
 	errSelfBan        = &stanzaError{"cancel", "conflict", "You cannot ban yourself; you can leave the room."}
 	errSelfKick       = &stanzaError{"cancel", "not-allowed", "You cannot kick yourself; you can leave the room."}
-	errAffiliation    = errBadRequest("An affiliation is one of owner, admin, member, none and outcast.")
-	errVoiceOfAdmin   = &stanzaError{"cancel", "not-allowed", "Owners and admins always have voice."}
+	errAffiliation    = errBadRequest("There is no such affiliation; use owner, admin, member, none or outcast.")
+	errVoiceOfAdmin   = &stanzaError{"cancel", "not-allowed", "Owners and admins always have voice; make them a member first."}
 )
 
 var (
-	errSearch     = errNotAcceptable("Please fill in what to look for.")
-	errReportWhat = errNotAcceptable("A report names a message of a MIMI room by its stanza-id.")
-	errRoomAvatar = errForbidden("You may not change the picture of this room.")
-	errPicture    = errNotAcceptable("A picture is a PNG, JPEG, GIF or WebP of at most 256 kB.")
+	errSearch     = errNotAcceptable("There is nothing to look for; please fill in one of the fields.")
+	errReportWhat = errNotAcceptable("A report names a message of a MIMI room by its stanza-id; please choose the message in the room, and report that.")
+	errRoomAvatar = errForbidden("You may not change the picture of this room; ask one of its admins.")
+	errPicture    = errNotAcceptable("A picture is a PNG, JPEG, GIF or WebP of at most 256 kB; please choose another one.")
 )
 
 const (
@@ -117,6 +117,90 @@ const (
 
 var (
 	errFileFetch = errNotAcceptable("The file could not be fetched from your server; please share it again.")
-	errFileLarge = errNotAcceptable("The file is too large to be carried over.")
-	errNoUpload  = &stanzaError{"cancel", "service-unavailable", "This server does not let the gateway store files."}
+	errFileLarge = errNotAcceptable("The file is too large to be carried over; please share a smaller one, or a link to it.")
+	errNoUpload  = &stanzaError{"cancel", "service-unavailable", "This server does not let the gateway store files; its administrator can allow that."}
+)
+
+// What is wrong with a stanza, or with the place it was sent to.
+var (
+	// errService is the answer to what is not offered at an address (RFC 6120 section 8.4).
+	errService = &stanzaError{"cancel", "service-unavailable", "This is not offered at this address; what is, its service discovery says."}
+	// errLevel is the answer to people whom the configuration does not let in.
+	errLevel = errForbidden("Your address may not use this gateway. Its administrator decides who may.")
+	// errNoRoom is the answer at an address that is no room, or none that the asker may know of.
+	errNoRoom = errNotFound("There is no such room here; join it under this name to make it, or look at its address once more.")
+
+	errNotIn           = errNotAcceptable("You are not in this room. Join it first.")
+	errNotIn404        = errNotFound("You are not in this room. Join it first.")
+	errNoContact       = errNotFound("This is no address of a user elsewhere; such an address is name%domain in front of the @.")
+	errNoNode          = errNotFound("There is nothing under this node; ask for the address alone.")
+	errIQType          = errBadRequest("A request is of type get or set; please send it as one of these.")
+	errIQShape         = errBadRequest("A request has an id and exactly one element; please send it so.")
+	errAddress         = &stanzaError{"modify", "jid-malformed", "The address is not valid; please look at it once more."}
+	errJIDArchive      = &stanzaError{"modify", "jid-malformed", "The address to look for is not valid; please look at it once more."}
+	errPageLarge       = errNotAcceptable("These are too many messages at once; please ask for fewer.")
+	errNoCommand       = errNotFound("There is no such command here; please choose one of the list of commands.")
+	errNoAction        = errBadRequest("A command has no such action here; use execute, complete or cancel.")
+	errNotThere        = &stanzaError{"wait", "recipient-unavailable", "They are not in the room just now. Write to their own address."}
+	errNoRegistration  = errUnsupported("There is no registration to remove. To leave a room for good, use the command leave.")
+	errNoMIMI          = errNotFound("This is no MIMI address of a person; one looks like mimi://example.org/u/name.")
+	errGroupchatToUser = errBadRequest("This is no room; write to a person by a message of type chat.")
+	errLongJID         = errNotAcceptable("Your address is too long; please connect with a shorter resource.")
+	errLongNick        = errNotAcceptable("Your address and nick are too long together; please choose a shorter nick.")
+	errNickMissing     = &stanzaError{"modify", "jid-malformed", "A nick is missing; put it behind the room's address and a slash."}
+	errNick            = errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
+	errNickTaken       = &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick; please choose another one."}
+	errGroupchatToNick = errBadRequest("Messages to a room go to the room's own address; leave the nick out.")
+	errNotGroupchat    = errNotAcceptable("A room takes messages of type groupchat from those who have joined it; join it first.")
+	errInviteMany      = &stanzaError{"wait", "policy-violation", "At most 20 people can be invited at once; please invite the others later."}
+	errTheirLevel      = errForbidden("The user of this address may not use this gateway. Its administrator decides who may.")
+	errInviteOutside   = errForbidden("Only those who take part in a room can invite others; join it first.")
+	errRole            = errBadRequest("There is no such role; use moderator, participant, visitor or none.")
+	errQueueFull       = &stanzaError{"wait", "resource-constraint", "There is too much waiting here; please try again in a little while."}
+	errNoPicture       = errNotFound("They show no picture; there is nothing to be done.")
+	errNoAnswer        = &stanzaError{"wait", "remote-server-timeout", "There was no answer in time; please try again later."}
+)
+
+// Refusals that name something.
+func errWrongType(typ string) *stanzaError {
+	return errBadRequest("This can only be asked in another way; send it with type " + typ + ".")
+}
+
+func errMadeHere(domain string) *stanzaError {
+	return errNotAcceptable("A room cannot be made at " + domain + "; make it here, and invite people from there.")
+}
+
+func errFillIn(label string) *stanzaError {
+	return errNotAcceptable("Something is missing; please fill in: " + label + ".")
+}
+
+func errAnswered(condition string) *stanzaError {
+	return &stanzaError{"cancel", "item-not-found", "The other side refused it (" + condition + "); please try again later."}
+}
+
+func (s *service) errForeignRoom() *stanzaError {
+	return errNotAcceptable("People elsewhere can be invited to MIMI rooms only; these are at " + s.rooms + ".")
+}
+
+func (s *service) errNobody() *stanzaError {
+	return errNotFound("This is nobody; a person is an address such as alice@" + s.local + " or name%domain@" + s.users + ", or a MIMI URI such as mimi://example.org/u/name.")
+}
+
+func (s *service) errNoRoomText() *stanzaError {
+	return errNotFound("This is no room; a room is a name here (balcony), an address at " + s.rooms + ", or a MIMI URI such as mimi://example.org/r/name.")
+}
+
+// errCut says why a stanza was read past.
+func errCut(why cutoff) *stanzaError {
+	return errNotAcceptable("This cannot be taken: " + why.String() + ". Please send less at once.")
+}
+
+const (
+	textNoRooms  = "You take part in no room."
+	textLeft     = "You have left the room."
+	textJoined   = "You take part in the room now."
+	textSlow     = "This is being carried out; it takes longer than usual."
+	textRegister = "To register is to take part in this room."
+	textClosed   = "This server can take no more part in the room."
+	textNotDone  = "That was not done: "
 )

@@ -85,7 +85,7 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 		return nil, errListed
 	}
 	if c == nil || in.to.resource != "" || atRoom && (in.to.local == "" || !c.atRoom) || !atRoom && in.to.local != "" {
-		return nil, errNotFound("There is no such command here.")
+		return nil, errNoCommand
 	}
 	session := q.attr("sessionid")
 	if session == "" || len(session) > maxStanzaID {
@@ -99,7 +99,7 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 		return reply("canceled"), nil
 	case "", "execute", "next", "complete":
 	default:
-		return nil, errBadRequest("A command has no such action here.")
+		return nil, errNoAction
 	}
 
 	var u mimiuri.URI
@@ -132,7 +132,7 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 				return nil, err
 			}
 			if len(rooms) == 0 {
-				return reply("completed", note("info", "You take part in no room.")), nil
+				return reply("completed", note("info", textNoRooms)), nil
 			}
 			f := field("room", "list-single", "Room")
 			f.add(el(nsData, "required"))
@@ -159,7 +159,7 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 	if !atRoom {
 		var ok bool
 		if u, ok = s.anyRoom(formValue(x, "room")); !ok {
-			return fail("This is no room.")
+			return fail(s.errNoRoomText().Text)
 		}
 	}
 	intent := adapter.Intent{Room: u, Actor: user}
@@ -171,23 +171,23 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 			return nil, err
 		}
 		if _, isIn := participant(info, user); !ok || !isIn {
-			return fail("You do not take part in this room.")
+			return fail(errNotParticipant.Text)
 		}
-		intent.Kind, done = adapter.LeaveRoom, "You have left the room."
+		intent.Kind, done = adapter.LeaveRoom, textLeft
 	case "create":
 		if u.Domain != s.domain {
-			return fail("A room can only be made here, not at " + u.Domain + ".")
+			return fail(errMadeHere(u.Domain).Text)
 		}
 		intent.Kind, intent.Name, done = adapter.CreateRoom, cut(formValue(x, "name"), 200), "The room is "+s.roomJID(u).String()+"."
 		if intent.Name == "" {
 			intent.Name = cut(u.ID, 200)
 		}
 	case "join":
-		intent.Kind, done = adapter.JoinRoom, "You take part in the room now."
+		intent.Kind, done = adapter.JoinRoom, textJoined
 	case "invite":
 		target, ok := s.anyUser(formValue(x, "person"))
 		if !ok {
-			return fail("This is nobody who could be invited.")
+			return fail(s.errNobody().Text)
 		}
 		if err := s.mayInvite(user, target, u); err != nil {
 			return fail(toStanzaError(err).Text)
@@ -196,7 +196,7 @@ func (s *service) command(in *packet, q *element) (*element, error) {
 	}
 	return nil, s.andAnswer(in, intent, func(finished bool) *element {
 		if !finished {
-			done = "This is being carried out; it takes longer than usual."
+			done = textSlow
 		}
 		return reply("completed", note("info", done))
 	})

@@ -503,7 +503,7 @@ func (s *service) showClosed(ctx context.Context, ev adapter.Event) (delivery, e
 		var out []*element
 		for _, se := range r.ordered() {
 			e := r.unavailable(se.m, nil, "110")
-			e.child(nsMUCUser, "x").add(el(nsMUCUser, "destroy").add(textEl(nsMUCUser, "reason", "This server can take no more part in the room.")))
+			e.child(nsMUCUser, "x").add(el(nsMUCUser, "destroy").add(textEl(nsMUCUser, "reason", textClosed)))
 			out = append(out, e.with(se.full))
 		}
 		r.gen++
@@ -558,7 +558,7 @@ func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery
 			return []*element{r.joinError(to, h.Nick, h.ID, toJoinError(why))}, nil
 		}, nil)
 	case hintChat:
-		d.user, err = s.toUser.send(s.chatLine(h, "That was not done: "+fault.Public(why)))
+		d.user, err = s.toUser.send(s.chatLine(h, textNotDone+fault.Public(why)))
 	case hintPlumbDo:
 		s.plumbRefused(ev)
 	case hintPlumb:

@@ -72,7 +72,7 @@ func (s *service) privateMessage(in *packet, user, u mimiuri.URI) error {
 		out = append(out, e.with(x.full))
 	}
 	if len(out) == 0 {
-		return &stanzaError{"wait", "recipient-unavailable", "They are not in the room just now. Write to their own address."}
+		return errNotThere
 	}
 	return r.send(out...)
 }

@@ -24,7 +24,7 @@ func (s *service) routeRest(rt *gosrc.Router, st func() *stream) {
 		}
 	}))
 	rt.NewRoute().Packet("iq").HandlerFunc(s.on(st, func(in *packet) {
-		s.refuse(in, errBadRequest("A request is of type get or set."))
+		s.refuse(in, errIQType)
 	}))
 }
 
@@ -47,7 +47,7 @@ func features(list ...string) []*element {
 
 func wants(in *packet, typ string) error {
 	if in.typ != typ {
-		return errBadRequest("This can only be asked with type " + typ + ".")
+		return errWrongType(typ)
 	}
 	return nil
 }
@@ -61,7 +61,7 @@ func (s *service) roomInfo(in *packet, q *element) (*element, error) {
 	out := query(nsDiscoInfo, q)
 	if in.to.local == "" {
 		if node != "" {
-			return nil, errNotFound("")
+			return nil, errNoNode
 		}
 		return out.add(identity("conference", "text", "MIMI rooms")).add(features(
 			nsDiscoInfo, nsDiscoItem, nsMUC, nsPing, nsVersion, nsSID, nsOccupant, nsStableID)...), nil
@@ -100,7 +100,7 @@ func (s *service) roomInfo(in *packet, q *element) (*element, error) {
 		return s.commandInfo(in, q)
 	}
 	if node != "" {
-		return nil, errNotFound("")
+		return nil, errNoNode
 	}
 	name := u.ID
 	known := isIn || info.Discoverable
@@ -225,7 +225,7 @@ func (s *service) roomPing(in *packet, _ *element) (*element, error) {
 	case target == se.m:
 		return nil, nil
 	case target == nil:
-		return nil, errNotFound("Nobody in this room has this nick.")
+		return nil, errNoNick
 	}
 	return nil, errService
 }

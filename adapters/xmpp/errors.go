@@ -72,12 +72,6 @@ func errNotAcceptable(text string) *stanzaError {
 	return &stanzaError{"modify", "not-acceptable", text}
 }
 
-// errService is the answer to what is not offered at an address (RFC 6120 section 8.4).
-var errService = &stanzaError{"cancel", "service-unavailable", ""}
-
-// errLevel is the answer to people whom the configuration does not let in.
-var errLevel = errForbidden("Your address may not use this gateway. Its administrator decides who may.")
-
 // gone tells whether an error that came back from a resource means that nobody is there any more: then it
 // occupies the room no longer. service-unavailable is what a server answers for a resource that has
 // gone, and what XEP-0191 answers for somebody who blocks the room.

@@ -55,8 +55,6 @@ func (s *service) exists(in *packet) error {
 	return nil
 }
 
-var errNoContact = errNotFound("This is no address of a user elsewhere; such an address is name%domain in front of the @.")
-
 // userInfo is disco#info at the gateway and at users elsewhere.
 func (s *service) userInfo(in *packet, q *element) (*element, error) {
 	if err := wants(in, "get"); err != nil {
@@ -69,7 +67,7 @@ func (s *service) userInfo(in *packet, q *element) (*element, error) {
 	out := query(nsDiscoInfo, q)
 	if in.to.local != "" {
 		if node != "" && node != capsNode+"#"+capsVer {
-			return nil, errNotFound("")
+			return nil, errNoNode
 		}
 		return out.add(identity("account", "registered", "")).add(features(contactFeatures...)...), nil
 	}
@@ -80,7 +78,7 @@ func (s *service) userInfo(in *packet, q *element) (*element, error) {
 	case isCommandNode(node) || node == nsCommands:
 		return s.commandInfo(in, q)
 	}
-	return nil, errNotFound("")
+	return nil, errNoNode
 }
 
 // userItems is disco#items: the rooms domain and the commands at the gateway, nothing at users elsewhere.
@@ -98,7 +96,7 @@ func (s *service) userItems(in *packet, q *element) (*element, error) {
 	case q.attr("node") == nsCommands:
 		return s.commandItems(in, q)
 	case q.attr("node") != "":
-		return nil, errNotFound("")
+		return nil, errNoNode
 	}
 	return out.add(el(nsDiscoItem, "item", "jid", s.rooms, "name", "MIMI rooms")), nil
 }
@@ -116,7 +114,7 @@ func (s *service) gatewayRegister(in *packet, q *element) (*element, error) {
 		return el(nsRegister, "query").add(el(nsRegister, "registered"),
 			textEl(nsRegister, "instructions", "There is nothing to register: whoever may use this gateway can use it at once.")), nil
 	case q.child(nsRegister, "remove") != nil:
-		return nil, errUnsupported("There is no registration to remove. To leave a room for good, use the command leave.")
+		return nil, errNoRegistration
 	}
 	return nil, nil
 }
@@ -133,7 +131,7 @@ func (s *service) gatewayPrompt(in *packet, q *element) (*element, error) {
 	}
 	u, ok := s.anyUser(q.text(nsGateway, "prompt"))
 	if !ok {
-		return nil, errNotFound("This is no MIMI address of a person. One looks like mimi://example.org/u/name.")
+		return nil, errNoMIMI
 	}
 	j := s.userJID(u).String()
 	return el(nsGateway, "query").add(textEl(nsGateway, "jid", j), textEl(nsGateway, "prompt", j)), nil
@@ -221,11 +219,11 @@ func (s *service) userMessageIn(in *packet) error {
 	}
 	switch {
 	case in.typ == "groupchat":
-		return errBadRequest("This is no room.")
+		return errGroupchatToUser
 	case in.to.local != "" && x != nil: // XEP-0249
 		a, err := prepare(x.attr("jid"))
 		if err != nil || a.domain != s.rooms {
-			return errNotAcceptable("People elsewhere can be invited to MIMI rooms, which are at " + s.rooms + ".")
+			return s.errForeignRoom()
 		}
 		u, ok := s.addresses.room(a.local)
 		if !ok {
@@ -255,7 +253,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 	}
 	h, ok := hint{Kind: hintChat, JID: in.from.String()}.encode()
 	if !ok {
-		return errNotAcceptable("Your address is too long.")
+		return errLongJID
 	}
 	id := in.id
 	if id == "" {
@@ -269,7 +267,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 	if len(args) > 0 {
 		var ok bool
 		if intent.Room, ok = s.anyRoom(args[0]); !ok && (cmd == "create" || cmd == "join" || cmd == "invite" || cmd == "leave") {
-			return say("%q is no room. A room is a name here (balcony), an address at %s, or a MIMI URI such as mimi://example.org/r/name.", cut(args[0], 200), s.rooms)
+			return say("%s: %s", cut(args[0], 200), s.errNoRoomText().Text)
 		}
 	}
 	switch {
@@ -279,7 +277,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 			return say("%s", fault.Public(err))
 		}
 		if len(rooms) == 0 {
-			return say("You take part in no room.")
+			return say("%s", textNoRooms)
 		}
 		lines := make([]string, 0, len(rooms))
 		for _, r := range rooms {
@@ -289,7 +287,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 		return say("%s", strings.Join(lines, "\n"))
 	case cmd == "create" && len(args) > 0:
 		if intent.Room.Domain != s.domain {
-			return say("A room can only be made here, not at %s.", intent.Room.Domain)
+			return say("%s", errMadeHere(intent.Room.Domain).Text)
 		}
 		intent.Kind = adapter.CreateRoom
 		intent.Name = cut(strings.Join(args[1:], " "), 200)
@@ -301,7 +299,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 	case cmd == "invite" && len(args) == 2:
 		target, ok := s.anyUser(args[1])
 		if !ok {
-			return say("%q is nobody I could invite. A person is an address such as alice@%s or name%%domain@%s, or a MIMI URI such as mimi://example.org/u/name.", cut(args[1], 200), s.local, s.users)
+			return say("%s: %s", cut(args[1], 200), s.errNobody().Text)
 		}
 		if err := s.mayInvite(user, target, intent.Room); err != nil {
 			return say("%s", toStanzaError(err).Text)
@@ -313,7 +311,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 			return say("%s", fault.Public(err))
 		}
 		if _, isIn := participant(info, user); !ok || !isIn {
-			return say("You do not take part in the room %s.", s.roomJID(intent.Room))
+			return say("%s: %s", s.roomJID(intent.Room), errNotParticipant.Text)
 		}
 		intent.Kind = adapter.LeaveRoom
 	default:
@@ -323,7 +321,7 @@ func (s *service) chat(in *packet, user mimiuri.URI, line string) error {
 		return say("%s", helpText())
 	}
 	if err := s.intake(intent); err != nil {
-		return say("That was not done: %s", fault.Public(err))
+		return say("%s", textNotDone+fault.Public(err))
 	}
 	return nil
 }
@@ -333,7 +331,7 @@ func (s *service) mayInvite(user, target, u mimiuri.URI) error {
 	if target.Domain == s.domain {
 		j, ok := s.ownJID(target)
 		if !ok || s.host.Level(j.String()) == adapter.LevelNone {
-			return errForbidden("The user of this address may not use this gateway.")
+			return errTheirLevel
 		}
 	}
 	info, ok, err := s.lookup(u)
@@ -341,7 +339,7 @@ func (s *service) mayInvite(user, target, u mimiuri.URI) error {
 		return err
 	}
 	if _, isIn := participant(info, user); !ok || !isIn {
-		return errForbidden("Only those who take part in a room can invite others.")
+		return errInviteOutside
 	}
 	return nil
 }

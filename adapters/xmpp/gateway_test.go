@@ -67,12 +67,12 @@ func TestChat(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for text, want := range map[string]string{
-		"leave balcony":                    "You do not take part in the room " + balcony,
-		"leave a%%b%%c":                    `"a%%b%%c" is no room`,
-		"invite balcony benvolio":          `"benvolio" is nobody`,
+		"leave balcony":                    balcony + ": You do not take part in this room",
+		"leave a%%b%%c":                    `a%%b%%c: This is no room`,
+		"invite balcony benvolio":          `benvolio: This is nobody`,
 		"invite balcony bob@other.net":     "The user of this address may not",
 		"invite balcony " + juliet:         "Only those who take part",
-		"create mimi://hub.example/r/x":    "A room can only be made here",
+		"create mimi://hub.example/r/x":    "A room cannot be made at hub.example; make it here",
 		"leave":                            "I connect this server",
 		"invite balcony":                   "I connect this server",
 		"join mimi://hub.example/r/nobody": "That was not done: there is no such room",

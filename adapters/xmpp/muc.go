@@ -38,11 +38,6 @@ func (s *service) routeRooms() {
 	s.routeRest(rt, st)
 }
 
-// errNoRoom is the answer at an address that is no room, or none that the asker may know of.
-var errNoRoom = errNotFound("There is no such room here.")
-
-var errNotIn = errNotAcceptable("You are not in this room. Join it first.")
-
 // roomAt gives the room that a stanza is addressed to.
 func (s *service) roomAt(in *packet) (mimiuri.URI, error) {
 	u, ok := s.addresses.room(in.to.local)
@@ -153,10 +148,10 @@ func (s *service) available(in *packet) error {
 		req.id = ""
 	}
 	if in.to.resource == "" {
-		return &stanzaError{"modify", "jid-malformed", "A nick is missing behind the room's address."}
+		return errNickMissing
 	}
 	if cleanNick(req.nick) == "" {
-		return errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
+		return errNick
 	}
 	ctx, cancel := s.timeout()
 	defer cancel()
@@ -171,7 +166,7 @@ func (s *service) available(in *packet) error {
 	se := r.sessions[in.from.String()]
 	if x == nil {
 		if se == nil {
-			return errNotFound("You are not in this room.")
+			return errNotIn404
 		}
 		return r.changed(se, req)
 	}
@@ -201,7 +196,7 @@ func (s *service) available(in *packet) error {
 func (r *room) ask(req joinRequest, kind adapter.IntentKind) error {
 	h, ok := hint{Kind: hintJoin, JID: req.from.String(), ID: req.id, Nick: req.nick}.encode()
 	if !ok {
-		return errNotAcceptable("Your address and nick are too long together.")
+		return errLongNick
 	}
 	origin := originID(req.from, "join", rand.Text())
 	in := adapter.Intent{Kind: kind, Room: r.uri, Actor: req.user, OriginID: origin, Hint: h}
@@ -228,7 +223,7 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 	}
 	nick := cleanNick(req.nick)
 	if nick == "" {
-		return nil, errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
+		return nil, errNick
 	}
 	se := r.sessions[req.from.String()]
 	first := len(m.sessions) == 0 || len(m.sessions) == 1 && se != nil
@@ -236,7 +231,7 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 		nick = m.nick // the other resources' nick: a participant has one
 	}
 	if other := r.nicks[nickKey(nick)]; other != nil && other != m {
-		return nil, &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick."}
+		return nil, errNickTaken
 	}
 	name := req.name
 	if name == "" && nick != req.nick {
@@ -324,7 +319,7 @@ func (r *room) changed(se *session, req joinRequest) error {
 	m := se.m
 	nick := cleanNick(req.nick)
 	if other := r.nicks[nickKey(nick)]; other != nil && other != m {
-		return &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick."}
+		return errNickTaken
 	}
 	name := ""
 	if nick != req.nick {
@@ -477,13 +472,13 @@ func (s *service) roomMessageIn(in *packet) error {
 	case in.typ == "groupchat" && in.to.resource == "":
 		return s.groupchat(in, user, u)
 	case in.typ == "groupchat":
-		return errBadRequest("Messages to a room go to the room's own address.")
+		return errGroupchatToNick
 	case in.to.resource != "":
 		return s.privateMessage(in, user, u)
 	case find(in.kids, "", "body") == nil:
 		return nil // receipts and the like
 	}
-	return errNotAcceptable("A room takes messages of type groupchat from those who have joined it.")
+	return errNotGroupchat
 }
 
 // groupchat takes in a message to the room. It is shown to nobody, its sender included, before the room's hub
@@ -702,11 +697,11 @@ func (s *service) mediatedInvite(in *packet, user, u mimiuri.URI, x *element) er
 			continue
 		}
 		if n++; n > 20 {
-			return &stanzaError{"wait", "policy-violation", "At most 20 people can be invited at once."}
+			return errInviteMany
 		}
 		a, err := prepare(i.attr("to"))
 		if err != nil {
-			return &stanzaError{"modify", "jid-malformed", "The address of whom to invite is not valid."}
+			return errAddress
 		}
 		if err := s.invite(in, hintInvite, user, u, a.bare(), strconv.Itoa(n), i.text(nsMUCUser, "reason")); err != nil {
 			return err
@@ -720,17 +715,17 @@ func (s *service) mediatedInvite(in *packet, user, u mimiuri.URI, x *element) er
 func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nth, reason string) error {
 	target, ok := s.user(a)
 	if !ok {
-		return errNotFound("There is no user of this address. People elsewhere are addressed as name%domain@" + s.users + ".")
+		return s.errNobody()
 	}
 	if target.Domain == s.domain && s.host.Level(a.String()) == adapter.LevelNone {
-		return errForbidden("The user of this address may not use this gateway.")
+		return errTheirLevel
 	}
 	info, ok, err := s.lookup(u)
 	if err != nil {
 		return err
 	}
 	if _, isIn := participant(info, user); !ok || !isIn {
-		return errForbidden("Only those who take part in a room can invite others.")
+		return errInviteOutside
 	}
 	if _, isIn := participant(info, target); isIn {
 		if target.Domain == s.domain { // only not in the room just now
@@ -745,7 +740,7 @@ func (s *service) invite(in *packet, how string, user, u mimiuri.URI, a addr, nt
 		h, ok = say.encode()
 	}
 	if !ok {
-		return errNotAcceptable("Your address, or the id of the message, is too long.")
+		return errLongID
 	}
 	id := in.id
 	if id == "" {

@@ -272,7 +272,7 @@ func (s *service) adminChange(r *room, info adapter.Room, user mimiuri.URI, item
 	if j := item.attr("jid"); j != "" {
 		a, err := prepare(j)
 		if err != nil {
-			return nil, &stanzaError{"modify", "jid-malformed", "The address is not valid."}
+			return nil, errAddress
 		}
 		var ok bool
 		if target, ok = s.user(a.bare()); !ok {
@@ -367,7 +367,7 @@ func (s *service) adminChange(r *room, info adapter.Room, user mimiuri.URI, item
 		}
 		return change(standing{affiliation: "member", role: role})
 	}
-	return nil, errBadRequest("A role is one of moderator, participant, visitor and none.")
+	return nil, errRole
 }
 
 // roomRegister is jabber:iq:register at a room (XEP-0045 section 7.10): whoever takes part is registered. Registering is
@@ -377,7 +377,7 @@ func (s *service) roomRegister(in *packet, q *element) (*element, error) {
 	if err == errNotParticipant && info.Open {
 		// Whoever may join may register, which is joining.
 		if in.typ == "get" {
-			return el(nsRegister, "query").add(textEl(nsRegister, "instructions", "To register is to take part in this room."), el(nsRegister, "username")), nil
+			return el(nsRegister, "query").add(textEl(nsRegister, "instructions", textRegister), el(nsRegister, "username")), nil
 		}
 		if q.child(nsRegister, "remove") != nil {
 			return nil, nil
@@ -410,10 +410,10 @@ func (s *service) roomRegister(in *packet, q *element) (*element, error) {
 	}
 	nick := cleanNick(want)
 	if nick == "" {
-		return nil, errNotAcceptable("This nick cannot be shown.")
+		return nil, errNick
 	}
 	if other := r.nicks[nickKey(nick)]; other != nil && other != m {
-		return nil, &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick."}
+		return nil, errNickTaken
 	}
 	if nick == m.nick {
 		return nil, nil

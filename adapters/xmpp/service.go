@@ -225,7 +225,7 @@ func (s *service) received(st *stream, p stanza.Packet, cut cutoff) {
 	}
 	if cut != cutNone {
 		s.log.Warn().Str("from", in.from.bare().String()).Str("stanza", in.kind).Stringer("why", cut).Msg("a stanza was refused")
-		s.refuse(in, errNotAcceptable(cut.String()))
+		s.refuse(in, errCut(cut))
 		return
 	}
 	routes, key := s.userRoutes, "user "+in.from.bare().String()
@@ -246,7 +246,7 @@ func (s *service) received(st *stream, p stanza.Packet, cut cutoff) {
 		}
 	})
 	if !ok {
-		s.refuse(in, &stanzaError{"wait", "resource-constraint", "There is too much waiting here; please try again in a little while."})
+		s.refuse(in, errQueueFull)
 	}
 }
 
@@ -264,7 +264,7 @@ func (s *service) on(st func() *stream, f func(*packet)) gosrc.HandlerFunc {
 func (s *service) onIQ(st func() *stream, f func(*packet, *element) (*element, error)) gosrc.HandlerFunc {
 	return s.on(st, func(in *packet) {
 		if len(in.kids) != 1 || in.id == "" {
-			s.refuse(in, errBadRequest("A request has an id and exactly one element."))
+			s.refuse(in, errIQShape)
 			return
 		}
 		result, err := f(in, in.kids[0])
@@ -279,7 +279,7 @@ func (s *service) onIQ(st func() *stream, f func(*packet, *element) (*element, e
 }
 
 // errLater is returned by a request's handler that answers on its own.
-var errLater = &stanzaError{"wait", "undefined-condition", "answered later"}
+var errLater = errors.New("xmpp: answered later")
 
 // answer sends the result of a request.
 func (s *service) answer(in *packet, result *element) {

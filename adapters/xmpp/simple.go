@@ -108,7 +108,7 @@ func (s *service) simpleCommand(ctx context.Context, c *simple, user mimiuri.URI
 	for _, f := range c.fields {
 		v[f.name] = cut(formValue(x, f.name), 2000)
 		if f.required && v[f.name] == "" {
-			return reply("completed", note("error", "Please fill in: "+f.label+".")), nil
+			return reply("completed", note("error", errFillIn(f.label).Text)), nil
 		}
 	}
 	text, err := c.run(s, ctx, user, v)
@@ -159,7 +159,7 @@ func (s *service) simpleLine(user mimiuri.URI, words []string) (text string, ok 
 	defer cancel()
 	text, err := c.run(s, ctx, user, v)
 	if err != nil {
-		return "That was not done: " + publicText(err), true
+		return textNotDone + publicText(err), true
 	}
 	return text, true
 }
@@ -167,7 +167,7 @@ func (s *service) simpleLine(user mimiuri.URI, words []string) (text string, ok 
 func (s *service) readPerson(text string) (mimiuri.URI, error) {
 	u, ok := s.anyUser(text)
 	if !ok {
-		return u, errNotFound("This is nobody: a person is an address such as name%domain@" + s.users + ", or a MIMI URI such as mimi://example.org/u/name.")
+		return u, s.errNobody()
 	}
 	return u, nil
 }
@@ -178,7 +178,7 @@ func (s *service) readRoom(text string) (mimiuri.URI, error) {
 	}
 	u, ok := s.anyRoom(text)
 	if !ok {
-		return u, errNotFound("This is no room: a room is a name here, an address at " + s.rooms + ", or a MIMI URI such as mimi://example.org/r/name.")
+		return u, s.errNoRoomText()
 	}
 	return u, nil
 }

@@ -199,7 +199,7 @@ func (s *service) userPubSub(in *packet, q *element) (*element, error) {
 	case node == nsNick:
 		out.add(el(nsPubSub, "item", "id", "current").add(textEl(nsNick, "nick", cut(p.Name, maxNick))))
 	case a == nil:
-		return nil, errNotFound("They show no picture.")
+		return nil, errNoPicture
 	case node == nsAvatarMeta:
 		out.add(el(nsPubSub, "item", "id", a.hash).add(el(nsAvatarMeta, "metadata").add(
 			el(nsAvatarMeta, "info", "id", a.hash, "type", a.typ, "bytes", strconv.Itoa(len(a.data))))))
@@ -327,14 +327,14 @@ func (s *service) request(st *stream, iq *element) (*element, error) {
 	select {
 	case in := <-ch:
 		if in.typ == "error" {
-			return nil, &stanzaError{"cancel", "item-not-found", "The other side answered: " + cut(conditionOf(in.kids), 100) + "."}
+			return nil, errAnswered(cut(conditionOf(in.kids), 100))
 		}
 		if len(in.kids) == 0 {
 			return nil, nil
 		}
 		return in.kids[0], nil
 	case <-t.C:
-		return nil, &stanzaError{"wait", "remote-server-timeout", "There was no answer in time."}
+		return nil, errNoAnswer
 	case <-s.ctx.Done():
 		return nil, errNotRunning
 	}
