@@ -127,6 +127,8 @@ var (
 	errService = &stanzaError{"cancel", "service-unavailable", "This is not offered at this address; what is, its service discovery says."}
 	// errLevel is the answer to people whom the configuration does not let in.
 	errLevel = errForbidden("Your address may not use this gateway. Its administrator decides who may.")
+	// errListed is the answer to who is on a list.
+	errListed = errForbidden("Your address is on a list of banned addresses that this server follows. You can leave rooms (leave), and delete what is stored of you (delete); its administrator knows which list it is.")
 	// errNoRoom is the answer at an address that is no room, or none that the asker may know of.
 	errNoRoom = errNotFound("There is no such room here; join it under this name to make it, or look at its address once more.")
 
@@ -149,6 +151,10 @@ var (
 	errLongNick        = errNotAcceptable("Your address and nick are too long together; please choose a shorter nick.")
 	errNickMissing     = &stanzaError{"modify", "jid-malformed", "A nick is missing; put it behind the room's address and a slash."}
 	errNick            = errNotAcceptable("Nothing of this nick can be shown; please choose another one.")
+	errBanned          = errForbidden("You are banned from this room; ask one of its admins to let you in again.")
+	errFull            = &stanzaError{"wait", "service-unavailable", "This room may not have more participants; please try again when somebody has left it."}
+	errLocked          = errNotFound("This room is being made, and locked until its owner has configured it; please try again in a little while.")
+	errOccupant        = errBadRequest("Only those who are in a room can ask about its occupants; join it first.")
 	errNickTaken       = &stanzaError{"cancel", "conflict", "Somebody else in this room has this nick; please choose another one."}
 	errGroupchatToNick = errBadRequest("Messages to a room go to the room's own address; leave the nick out.")
 	errNotGroupchat    = errNotAcceptable("A room takes messages of type groupchat from those who have joined it; join it first.")

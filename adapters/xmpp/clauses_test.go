@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 )
 
@@ -52,6 +53,9 @@ func TestClauses(t *testing.T) {
 			check: func(in adapter.Intent) bool { return in.Target == julietURI }, shown: "juliet unavailable none/none 321"},
 		{clause: "9.6 granting moderator status", query: admin("<item role='moderator' nick='juliet'/>"), kind: adapter.ChangeRole,
 			check: func(in adapter.Intent) bool { return in.Role == 3 }, shown: "juliet  admin/moderator"},
+		{clause: "9.7 revoking moderator status", query: admin("<item role='participant' nick='juliet'/>"), before: func(w *world) { w.promote(julietURI) }, kind: adapter.ChangeRole,
+			check: func(in adapter.Intent) bool { return in.Role == 2 }, shown: "juliet  member/participant"},
+		{clause: "9.7 revoking an owner's moderator status", query: admin("<item role='participant' nick='Romeo'/>"), condition: "not-allowed"},
 		{clause: "10.3 granting owner status", query: admin("<item affiliation='owner' jid='" + juliet + "'/>"), kind: adapter.ChangeRole,
 			check: func(in adapter.Intent) bool { return in.Role == 4 }, shown: "juliet  owner/moderator"},
 		{clause: "10.6 granting admin status", query: admin("<item affiliation='admin' jid='" + juliet + "'/>"), kind: adapter.ChangeRole,
@@ -127,6 +131,16 @@ func clauseLine(e *element) string {
 		return "message : " + codesOf(e)
 	}
 	return line(e)
+}
+
+// promote makes somebody an admin.
+func (w *world) promote(u mimiuri.URI) {
+	w.tw.do(func() {
+		r := w.tw.room(balconyURI)
+		w.tw.setRole(r, u, 3)
+		w.tw.emit(r, adapter.Event{Kind: adapter.RoleChanged, User: u, Actor: romeoURI, Role: 3})
+	})
+	w.tw.must(w.tw.delivered(balconyURI))
 }
 
 // mute makes somebody a visitor, ban bans somebody elsewhere.
@@ -208,5 +222,122 @@ func TestNotice(t *testing.T) {
 	})
 	if e := w.expect(mark, "the notice", isMessage(romeo, "the hub cannot be reached")); e.attr("from") != balcony {
 		t.Error(e)
+	}
+}
+
+// XEP-0045 section 10.1: a room that somebody has made is locked to whoever was not invited until its owner has said how it is to be.
+// An instant room is open, listed and has its history, as its form says before; one that is configured is as configured.
+func TestNewRooms(t *testing.T) {
+	covers(t, "new rooms: locked, instant, reserved", "XEP-0045 10.1", "both", "stanzas")
+	submit := func(fields string) string {
+		return "<query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'>" + fields + "</x></query>"
+	}
+	fields := func(e *element) map[string]string {
+		out := map[string]string{}
+		for _, f := range e.child(nsMUCOwner, "query").child(nsData, "x").Kids {
+			out[f.attr("var")] = f.text(nsData, "value")
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name, form string
+		public     bool
+	}{
+		{"instant", "", true},
+		{"reserved, as offered", aField("FORM_TYPE", nsRoomConf) + aField("muc#roomconfig_membersonly", "0") + aField("muc#roomconfig_publicroom", "1") + aField("mimi#history", "1"), true},
+		{"reserved, for members only", aField("muc#roomconfig_membersonly", "1") + aField("muc#roomconfig_publicroom", "0"), false},
+		{"reserved, with a name and nothing else", aField("muc#roomconfig_roomname", "The Balcony"), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.tw.do(func() {
+				w.tw.refuse = func(in adapter.Intent) error {
+					if r := w.tw.rooms[in.Room]; in.Kind == adapter.JoinRoom && r.known && !r.info.Open {
+						return fault.New(fault.Forbidden, "this room is by invitation only")
+					}
+					return nil
+				}
+			})
+			w.join(romeo, balcony, "Romeo")
+			wantError(t, w.join(benvolio, balcony, "Ben"), "item-not-found")
+			get := "<query xmlns='http://jabber.org/protocol/muc#owner'/>"
+			f := fields(w.ask(testRooms, romeo, balcony, "get", get))
+			if f["muc#roomconfig_membersonly"] != "0" || f["muc#roomconfig_publicroom"] != "1" || f["mimi#history"] != "1" || f["muc#roomconfig_passwordprotectedroom"] != "0" {
+				t.Errorf("the form of a new room: %v", f)
+			}
+			w.restart()
+			if e := w.ask(testRooms, romeo, balcony, "set", submit(c.form)); e.attr("type") != "result" {
+				t.Fatal(e)
+			}
+			w.tw.must(w.tw.delivered(balconyURI))
+			w.tw.do(func() {
+				if i := w.tw.room(balconyURI).info; i.Open != c.public || i.Discoverable != c.public || i.History != c.public {
+					t.Errorf("%+v", i)
+				}
+			})
+			if e := w.join(benvolio, balcony, "Ben"); c.public && e.attr("type") != "" || !c.public && conditionOf([]*element{e.child("", "error")}) != "registration-required" {
+				t.Error(e)
+			}
+			yes := map[bool]string{true: "1", false: "0"}
+			if f := fields(w.ask(testRooms, romeo, balcony, "get", get)); f["muc#roomconfig_membersonly"] != yes[!c.public] || f["muc#roomconfig_publicroom"] != yes[c.public] {
+				t.Errorf("the form afterwards: %v", f)
+			}
+			if !c.public {
+				return
+			}
+			// 6.5: who is in a room that is listed and open is no secret; 6.6: but nobody else asks about an occupant.
+			tybalt := "tybalt@xmpp.example/x"
+			items := "<query xmlns='http://jabber.org/protocol/disco#items'/>"
+			if n := len(w.ask(testRooms, tybalt, balcony, "get", items).child(nsDiscoItem, "query").Kids); n != 2 {
+				t.Errorf("%d occupants are listed", n)
+			}
+			wantError(t, w.ask(testRooms, tybalt, balcony+"/Romeo", "get", items), "bad-request")
+			wantError(t, w.ask(testRooms, romeo, balcony+"/Ben", "get", items), "service-unavailable")
+		})
+	}
+}
+
+// XEP-0045 7.2.7 and 7.2.9: the banned, and a room that is full.
+func TestNotLetIn(t *testing.T) {
+	covers(t, "joining: banned, full", "XEP-0045 7.2", "to MIMI", "stanzas")
+	w := newBalcony(t)
+	w.tw.do(func() {
+		r := w.tw.room(balconyURI)
+		r.info.Open, r.info.MaxUsers = true, 2
+		r.info.Banned = append(r.info.Banned, benURI)
+		w.tw.refuse = func(in adapter.Intent) error { return fault.New(fault.Forbidden, "no") }
+	})
+	wantError(t, w.join(benvolio, balcony, "Ben"), "forbidden")
+	wantError(t, w.join("tybalt@xmpp.example/x", balcony, "Tybalt"), "service-unavailable")
+}
+
+// XEP-0045 7.6 and 7.14 with 18.9 (stable_id): what an occupant's presence brings about comes back with its id.
+func TestPresenceIDs(t *testing.T) {
+	w := newBalcony(t)
+	mark := w.mark()
+	w.toRooms("<presence id='p1' from='%s' to='%s/Montague'/>", romeo, balcony)
+	w.expect(mark, "the new nick", func(e *element) bool {
+		return to(romeo)(e) && hasCode(e, "110") && e.attr("id") == "p1" && e.attr("type") == ""
+	})
+	mark = w.mark()
+	w.toRooms("<presence id='p2' type='unavailable' from='%s' to='%s/Montague'/>", romeo, balcony)
+	e := w.expect(mark, "the end", func(e *element) bool { return to(romeo)(e) && e.attr("type") == "unavailable" })
+	if e.attr("id") != "p2" || !hasCode(e, "110") {
+		t.Error(e)
+	}
+}
+
+// XEP-0045 10.9: every occupant is told that the room is destroyed and why, the owner too.
+func TestDestroyed(t *testing.T) {
+	w := newBalcony(t)
+	w.addLocal(benURI)
+	w.join(benvolio, balcony, "Ben")
+	mark := w.mark()
+	w.ask(testRooms, romeo, balcony, "set", "<query xmlns='http://jabber.org/protocol/muc#owner'><destroy><reason>moved</reason></destroy></query>")
+	for _, who := range []string{romeo, benvolio} {
+		e := w.expect(mark, "the end for "+who, func(e *element) bool { return to(who)(e) && hasCode(e, "110") })
+		if d := e.child(nsMUCUser, "x").child(nsMUCUser, "destroy"); d.text(nsMUCUser, "reason") != "moved" || e.attr("type") != "unavailable" {
+			t.Error(e)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package xmpp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
@@ -503,7 +504,7 @@ func (s *service) showClosed(ctx context.Context, ev adapter.Event) (delivery, e
 		var out []*element
 		for _, se := range r.ordered() {
 			e := r.unavailable(se.m, nil, "110")
-			e.child(nsMUCUser, "x").add(el(nsMUCUser, "destroy").add(textEl(nsMUCUser, "reason", textClosed)))
+			e.child(nsMUCUser, "x").add(el(nsMUCUser, "destroy").add(textEl(nsMUCUser, "reason", cmp.Or(ev.Reason, textClosed))))
 			out = append(out, e.with(se.full))
 		}
 		r.gen++
@@ -538,6 +539,7 @@ func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery
 	case hintJoin:
 		r := s.room(ev.Room)
 		defer s.release(r)
+		refusal := s.notLetIn(ev.Room, ev.Actor, why)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.deliver(ev, func() ([]*element, error) {
@@ -555,7 +557,7 @@ func (s *service) showRefused(ctx context.Context, ev adapter.Event) (d delivery
 				s.work.post(r.jid.String(), func() { s.joinInstead(ev.Room, req) })
 				return nil, nil
 			}
-			return []*element{r.joinError(to, h.Nick, h.ID, toJoinError(why))}, nil
+			return []*element{r.joinError(to, h.Nick, h.ID, refusal)}, nil
 		}, nil)
 	case hintChat:
 		d.user, err = s.toUser.send(s.chatLine(h, textNotDone+fault.Public(why)))

@@ -8,6 +8,7 @@ import (
 	gosrc "gosrc.io/xmpp"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
+	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/policy"
 )
 
@@ -81,7 +82,7 @@ func (s *service) roomInfo(in *packet, q *element) (*element, error) {
 	_, isIn := participant(info, user)
 	isIn = isIn && isUser
 	if in.to.resource != "" {
-		return nil, errService // occupants are not asked on behalf of others
+		return nil, s.occupantAsked(in, u)
 	}
 	if node == "x-roomuser-item" { // XEP-0045 section 7.12: one's own nick
 		r, _, err := s.at(u)
@@ -167,7 +168,7 @@ func (s *service) roomItems(in *packet, q *element) (*element, error) {
 		return nil, err
 	}
 	if in.to.resource != "" {
-		return nil, errService
+		return nil, s.occupantAsked(in, u)
 	}
 	if q.attr("node") == nsCommands {
 		return s.commandItems(in, q)
@@ -182,13 +183,28 @@ func (s *service) roomItems(in *packet, q *element) (*element, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if q.attr("node") != "" || r.members[user] == nil {
+	if q.attr("node") != "" || r.members[user] == nil && !(isUser && r.info.Open && r.info.Discoverable) {
 		return out, nil
 	}
 	for _, m := range r.list() {
 		out.add(el(nsDiscoItem, "item", "jid", r.jid.with(m.nick).String(), "name", m.nick))
 	}
 	return out, nil
+}
+
+// occupantAsked refuses what is asked of an occupant (XEP-0045 section 6.6): they are not asked on behalf of others.
+func (s *service) occupantAsked(in *packet, u mimiuri.URI) error {
+	r, _, err := s.at(u)
+	defer s.release(r)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sessions[in.from.String()] == nil {
+		return errOccupant
+	}
+	return errService
 }
 
 func roomName(r adapter.Room) string {

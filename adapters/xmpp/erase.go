@@ -57,7 +57,7 @@ func (s *service) forgetIn(u, user mimiuri.URI) {
 	defer r.mu.Unlock()
 	if m := r.members[user]; m != nil {
 		for len(m.sessions) > 0 {
-			r.endSession(m.sessions[0], true, "")
+			r.endSession(m.sessions[0], true, "", "")
 		}
 	}
 	for _, j := range r.joining {

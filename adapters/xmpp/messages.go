@@ -201,6 +201,8 @@ const (
 	settingReceipts = "receipts" // "off": nobody elsewhere is told what was delivered and read
 	settingTyping   = "typing"   // "off": nobody is told of typing
 	settingMentions = "mentions" // "off": mentions do not reach somebody who is not in the room
+
+	settingNew = "new" // of a room: somebody has made it by joining it and has not accepted or changed its configuration yet
 )
 
 // setting reads a setting; those that were read are kept in memory, as one is looked at for each stanza.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
+	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/policy"
 )
@@ -71,11 +73,11 @@ func (s *service) roomPresence(in *packet) {
 			s.refuse(in, err)
 		}
 	case "unavailable":
-		s.endOf(in.to, in.from, true, textOf(in.kids, "status"))
+		s.endOf(in.to, in.from, true, in.id, textOf(in.kids, "status"))
 	case "error":
 		// Errors about the presence of others; some servers put the whole room's address into it.
 		if gone(conditionOf(in.kids)) {
-			s.endOf(in.to, in.from, false, "")
+			s.endOf(in.to, in.from, false, "", "")
 		}
 	case "subscribe":
 		s.reply(in.st, el("", "presence", "type", "unsubscribed", "from", in.to.bare().String(), "to", in.from.bare().String()))
@@ -85,7 +87,7 @@ func (s *service) roomPresence(in *packet) {
 }
 
 // endOf ends the occupancy of a resource, as far as it has one, and takes back a join that is under way.
-func (s *service) endOf(room, from addr, answer bool, status string) {
+func (s *service) endOf(room, from addr, answer bool, id, status string) {
 	u, ok := s.addresses.room(room.local)
 	if !ok {
 		return
@@ -103,8 +105,37 @@ func (s *service) endOf(room, from addr, answer bool, status string) {
 		}
 	}
 	if se := r.sessions[from.String()]; se != nil {
-		r.endSession(se, answer, cut(status, 1024))
+		r.endSession(se, answer, cut(id, maxStanzaID), cut(status, 1024))
 	}
+}
+
+// notLetIn says why somebody was not let into a room. One that its owner has not configured yet is locked (XEP-0045 section 10.1.1).
+func (s *service) notLetIn(u, user mimiuri.URI, why error) *stanzaError {
+	if !fault.Is(why, fault.Forbidden) {
+		return toJoinError(why)
+	}
+	if fresh, err := s.isNew(u); err == nil && fresh {
+		return errLocked
+	}
+	ctx, cancel := s.timeout()
+	defer cancel()
+	info, known, err := s.view(ctx, u)
+	switch {
+	case err != nil || !known:
+	case slices.Contains(info.Banned, user):
+		return errBanned
+	case info.Open && info.MaxUsers > 0 && len(info.Participants) >= int(info.MaxUsers):
+		return errFull
+	}
+	return toJoinError(why)
+}
+
+// isNew tells whether somebody has made a room by joining it, and has not configured it yet.
+func (s *service) isNew(u mimiuri.URI) (bool, error) {
+	ctx, cancel := s.timeout()
+	defer cancel()
+	v, err := s.db.setting(ctx, u, settingNew)
+	return v == "1", err
 }
 
 // joinRequest is a presence that asks to be let in.
@@ -206,12 +237,14 @@ func (r *room) ask(req joinRequest, kind adapter.IntentKind) error {
 	r.joining[origin] = &joining{joinRequest: req}
 	r.mu.Unlock()
 	err := r.s.intake(in)
+	if err != nil {
+		err = r.s.notLetIn(r.uri, req.user, err)
+	}
 	r.mu.Lock()
 	if err != nil {
 		delete(r.joining, origin)
-		return toJoinError(err)
 	}
-	return nil
+	return err
 }
 
 // enter makes a resource of a member an occupant, in the order of XEP-0045 section 7.2.2: the others, then oneself,
@@ -246,9 +279,17 @@ func (r *room) enter(req joinRequest) ([]*element, error) {
 		if err := putNick(tx, r.uri, row); err != nil {
 			return err
 		}
+		if req.created {
+			if _, err := tx.Exec(`INSERT INTO xmpp_setting (person, name, value) VALUES ($1, $2, '1') ON CONFLICT (person, name) DO NOTHING`, r.uri.String(), settingNew); err != nil {
+				return err
+			}
+		}
 		return putOccupant(tx, occupantRow{r.uri, m.user, req.from})
 	}); err != nil {
 		return nil, err
+	}
+	if req.created {
+		r.s.db.forgetSettings()
 	}
 	var out []*element
 	if nick != m.nick {
@@ -353,7 +394,11 @@ func (r *room) changed(se *session, req joinRequest) error {
 		if nick != req.nick {
 			codes = append(codes, "210")
 		}
-		out = append(out, r.presence(m, codes...).with(x.full))
+		e := r.presence(m, codes...).with(x.full)
+		if x == se {
+			e.set("id", req.id)
+		}
+		out = append(out, e)
 	}
 	return r.send(out...)
 }
@@ -433,7 +478,7 @@ func (r *room) past(user mimiuri.URI, to string, h historyRequest) ([]*element, 
 func (s *service) roomMessage(in *packet) {
 	if in.typ == "error" {
 		if gone(conditionOf(in.kids)) {
-			s.endOf(in.to, in.from, false, "")
+			s.endOf(in.to, in.from, false, "", "")
 		}
 		return
 	}

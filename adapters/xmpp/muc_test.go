@@ -32,6 +32,9 @@ func newBalcony(t *testing.T) *world {
 	if e := w.join(romeo, balcony, "Romeo"); e.attr("type") != "" {
 		t.Fatal(e)
 	}
+	// It is to be as it is: for those who are invited.
+	w.ask(testRooms, romeo, balcony, "set", "<query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'>"+
+		"<field var='muc#roomconfig_membersonly'><value>1</value></field></x></query>")
 	w.tw.do(func() { w.tw.add(w.tw.room(balconyURI), julietURI, romeoURI, nil) })
 	w.tw.must(w.tw.delivered(balconyURI))
 	return w

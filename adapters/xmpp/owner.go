@@ -62,6 +62,10 @@ func (s *service) roomOwner(in *packet, q *element) (*element, error) {
 	if a := shadow.standing(p).affiliation; a != "owner" && a != "admin" {
 		return nil, errOwner
 	}
+	fresh, err := s.isNew(u)
+	if err != nil {
+		return nil, err
+	}
 	if in.typ == "get" {
 		yes := func(b bool) string {
 			if b {
@@ -82,16 +86,18 @@ func (s *service) roomOwner(in *packet, q *element) (*element, error) {
 		f := form("form", nsRoomConf,
 			field(confName, "text-single", "Name", cut(roomName(info), 500)),
 			field(confDesc, "text-single", "Description", cut(info.Description, 2000)),
-			field(confPublic, "boolean", "Publicly listed", yes(info.Discoverable)),
-			field(confMembers, "boolean", "Only for those who were invited", yes(!info.Open)),
-			field(confHistory, "boolean", "Newcomers may read what was said before", yes(info.History)),
+			field(confPublic, "boolean", "Publicly listed", yes(info.Discoverable || fresh)),
+			field(confMembers, "boolean", "Only for those who were invited", yes(!info.Open && !fresh)),
+			field("muc#roomconfig_passwordprotectedroom", "boolean", "Needs a password (never)", "0"),
+			field("muc#roomconfig_roomsecret", "text-private", "Password"),
+			field(confHistory, "boolean", "Newcomers may read what was said before", yes(info.History || fresh)),
 			maxUsers, whois,
 			field("muc#roomconfig_persistentroom", "boolean", "Exists while nobody is in it (always)", "1"))
 		f.add(textEl(nsData, "title", "Configuration of "+cut(roomName(info), 200)))
 		return el(nsMUCOwner, "query").add(f), nil
 	}
 	if d := q.child(nsMUCOwner, "destroy"); d != nil {
-		intent := adapter.Intent{Kind: adapter.DestroyRoom, Room: u, Actor: user}
+		intent := adapter.Intent{Kind: adapter.DestroyRoom, Room: u, Actor: user, Reason: cut(d.text(nsMUCOwner, "reason"), 512)}
 		if !can(info, user, policy.CanDestroyRoom) {
 			if len(info.Participants) > 1 {
 				return nil, errDestroy
@@ -107,11 +113,11 @@ func (s *service) roomOwner(in *packet, q *element) (*element, error) {
 	case x.attr("type") == "cancel":
 		return nil, nil
 	}
-	return nil, s.configure(in, user, u, info, x)
+	return nil, s.configure(in, user, u, info, x, fresh)
 }
 
 // configure carries out a submitted form: what is not in it stays as it is.
-func (s *service) configure(in *packet, user, u mimiuri.URI, info adapter.Room, x *element) error {
+func (s *service) configure(in *packet, user, u mimiuri.URI, info adapter.Room, x *element, fresh bool) error {
 	if truth(formValue(x, "muc#roomconfig_passwordprotectedroom")) || formValue(x, "muc#roomconfig_roomsecret") != "" {
 		return errPassword
 	}
@@ -144,6 +150,21 @@ func (s *service) configure(in *packet, user, u mimiuri.URI, info adapter.Room, 
 	pol.Discoverable = flag(confPublic, info.Discoverable, false)
 	pol.Open = flag(confMembers, info.Open, true)
 	pol.History = flag(confHistory, info.History, false)
+	if _, ok := given(x, confMembers); fresh && !ok {
+		yes := true
+		pol.Open = &yes
+	}
+	if fresh && pol.Open != nil && *pol.Open {
+		// What is not said is as it is offered, also in an instant room (section 10.1.2), of which nothing is said: listed and with its
+		// history, as open rooms of other services are.
+		yes := true
+		if _, ok := given(x, confPublic); !ok {
+			pol.Discoverable = &yes
+		}
+		if _, ok := given(x, confHistory); !ok {
+			pol.History = &yes
+		}
+	}
 	if v, ok := given(x, confMaxUsers); ok {
 		n := uint64(0)
 		if v != "none" && v != "" {
@@ -154,6 +175,11 @@ func (s *service) configure(in *packet, user, u mimiuri.URI, info adapter.Room, 
 		}
 		if m := uint32(n); m != info.MaxUsers {
 			pol.MaxUsers = &m
+		}
+	}
+	if fresh {
+		if err := s.db.set(u, settingNew, ""); err != nil {
+			return err
 		}
 	}
 	var todo []adapter.Intent
@@ -361,6 +387,8 @@ func (s *service) adminChange(r *room, info adapter.Room, user mimiuri.URI, item
 		return one(adapter.Intent{Kind: adapter.Remove, Reason: reason, Hint: h}), nil
 	case role == "moderator":
 		return change(standing{role: role})
+	case role == "participant" && r.standing(p).affiliation == "admin":
+		return change(standing{affiliation: "member", role: role}) // section 9.7: who was made a moderator is none any more
 	case role == "visitor" || role == "participant":
 		if a := r.standing(p).affiliation; a != "member" {
 			return nil, errVoiceOfAdmin // XEP-0045 section 8.4

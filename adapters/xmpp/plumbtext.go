@@ -16,12 +16,12 @@ var (
 	errPlumbMode      = errNotAcceptable("Who speaks for people elsewhere is speakers (they themselves, while they speak) or none (the bridge).")
 	errPlumbJoin      = errForbidden("You have to take part in the MIMI room. Join it first.")
 	errPlumbTaken     = &stanzaError{"cancel", "conflict", "One of the two rooms is connected already. Take that connection away first: unplumb."}
-	errPlumbOwner     = errForbidden("You have to be an owner of the chat room, and in it while you say this.")
+	errPlumbOwner     = errForbidden("You have to be an owner of the chat room, and in it while you say this; join it, and try again.")
 	errPlumbSilent    = &stanzaError{"wait", "remote-server-timeout", "The conference service did not answer in time; please try again."}
 	errPlumbPrivate   = errNotAcceptable("This cannot be said to one person here. Write to their own address.")
 	errPlumbDown      = fault.New(fault.Unavailable, "the chat room cannot be entered now; it will be tried again")
-	errUnplumbWhat    = errNotFound("No room of this name is connected.")
-	errUnplumb        = errForbidden("Only who connected the room, its owners and the admins of the MIMI room may do this.")
+	errUnplumbWhat    = errNotFound("No room of this name is connected; look at its name once more.")
+	errUnplumb        = errForbidden("Only who connected the room, its owners and the admins of the MIMI room may do this; ask one of them.")
 )
 
 func errPlumbEnter(cond string, bot addr) *stanzaError {

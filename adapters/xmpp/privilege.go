@@ -276,7 +276,7 @@ func (s *service) asUser(j addr, typ string, payload *element) (*element, error)
 			continue
 		}
 		if k.attr("type") != "result" {
-			return nil, &stanzaError{"cancel", "item-not-found", "The account answered: " + cut(conditionOf(k.Kids), 100) + "."}
+			return nil, errAnswered(cut(conditionOf(k.Kids), 100))
 		}
 		if len(k.Kids) > 0 {
 			return k.Kids[0], nil

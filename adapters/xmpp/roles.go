@@ -72,7 +72,7 @@ func roleFor(info adapter.Room, actor mimiuri.URI, now uint32, want standing) (r
 	var list []adapter.Role
 	for _, r := range info.Roles {
 		s := standingOf(r)
-		if want.affiliation != "" && s.affiliation != want.affiliation || want.role != "" && s.role != want.role || s.affiliation == "outcast" {
+		if want.affiliation != "" && s.affiliation != want.affiliation || want.role != "" && s.role != want.role || s.affiliation == "outcast" || r.Index == policy.RoleNone {
 			continue
 		}
 		if r.Index == now {

@@ -76,6 +76,7 @@ type member struct {
 
 	reason string // of their removal
 	banned bool   // by their removal
+	over   bool   // the room is destroyed
 }
 
 // session is one resource of a local user in the room.
@@ -279,8 +280,10 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 	if ev != nil && ev.Kind == adapter.Left {
 		if m := r.members[ev.User]; m != nil {
 			actor, codes := r.members[ev.Actor], []string{"321"}
-			m.reason, m.banned = ev.Reason, ev.Banned
+			m.reason, m.banned, m.over = ev.Reason, ev.Banned, ev.Closing
 			switch h := readHint(ev.Origin); {
+			case ev.Closing:
+				actor, codes = nil, nil // XEP-0045 section 10.9
 			case ev.Actor == ev.User:
 				actor, codes = nil, nil
 			case ev.Banned:
@@ -294,7 +297,11 @@ func (r *room) apply(ctx context.Context, info adapter.Room, ev *adapter.Event) 
 	}
 	for _, m := range r.list() {
 		if !now[m.user] {
-			out = append(out, r.remove(m, nil, "321")...)
+			codes := []string{"321"}
+			if ev != nil && ev.Closing {
+				m.over, m.reason, codes = true, ev.Reason, nil
+			}
+			out = append(out, r.remove(m, nil, codes...)...)
 			removed = append(removed, m.user)
 		}
 	}
@@ -376,13 +383,15 @@ func (r *room) remove(m *member, actor *member, codes ...string) []*element {
 	delete(r.nicks, nickKey(m.nick))
 	r.saved[m.user] = nickRow{user: m.user, nick: m.nick, name: m.name}
 	var out []*element
+	others := r.unavailable(m, actor, codes...)
 	for _, se := range m.sessions {
 		r.vacate(se)
 		e := r.unavailable(m, actor, append([]string{"110"}, codes...)...)
+		e.child(nsMUCUser, "x").child(nsMUCUser, "item").set("jid", se.full)
 		out = append(out, e.with(se.full))
 	}
 	m.sessions = nil
-	return append(out, r.toSeers(r.unavailable(m, actor, codes...), m)...)
+	return append(out, r.toSeers(others, m)...)
 }
 
 // toAll addresses a stanza to every session. r.mu is held.
@@ -463,6 +472,17 @@ func (r *room) presence(m *member, codes ...string) *element {
 // else; without to. r.mu is held.
 func (r *room) unavailable(m *member, actor *member, codes ...string) *element {
 	item := el(nsMUCUser, "item", "affiliation", "none", "role", "none", "jid", m.jid.String())
+	if n := len(m.sessions); n > 0 {
+		item.set("jid", m.sessions[n-1].full)
+	}
+	if m.over {
+		d := el(nsMUCUser, "destroy")
+		if m.reason != "" {
+			d.add(textEl(nsMUCUser, "reason", m.reason))
+		}
+		return el("", "presence", "type", "unavailable", "from", r.jid.with(m.nick).String()).
+			add(mucUser(item, codes).add(d), r.occupantID(m.user))
+	}
 	if m.banned {
 		item.set("affiliation", "outcast")
 	}
@@ -492,9 +512,9 @@ func (m *member) nickElement() *element {
 	return textEl(nsNick, "nick", m.name)
 }
 
-// endSession ends the occupancy of one resource; the member stays. answer is false if nobody is there to be told.
+// endSession ends the occupancy of one resource; the member stays. id is that of the stanza that asked for it. answer is false if nobody is there to be told.
 // r.mu is held.
-func (r *room) endSession(se *session, answer bool, status string) {
+func (r *room) endSession(se *session, answer bool, id, status string) {
 	m := se.m
 	r.vacate(se)
 	shown := m.sessions[len(m.sessions)-1] == se
@@ -509,7 +529,7 @@ func (r *room) endSession(se *session, answer bool, status string) {
 	}
 	var out []*element
 	if answer {
-		e := el("", "presence", "type", "unavailable", "from", r.jid.with(m.nick).String(), "to", se.full)
+		e := el("", "presence", "type", "unavailable", "id", id, "from", r.jid.with(m.nick).String(), "to", se.full)
 		if status != "" {
 			e.add(textEl("", "status", status))
 		}

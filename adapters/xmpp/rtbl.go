@@ -270,9 +270,6 @@ func (s *service) tendLists() {
 	}
 }
 
-// errListed is the answer to who is on a list.
-var errListed = errForbidden("Your address is on a list of banned addresses that this server follows. You can leave rooms (leave), and delete what is stored of you (delete); its administrator knows which list it is.")
-
 // forListed are the commands that are left to who is on a list.
 func forListed(command string) bool {
 	switch command {

@@ -420,7 +420,8 @@ func (s *store) dropRoom(room mimiuri.URI) error {
 				return err
 			}
 		}
-		return nil
+		_, err := tx.Exec(`DELETE FROM xmpp_setting WHERE person = $1`, room.String())
+		return err
 	})
 }
 

@@ -402,9 +402,15 @@ func (tw *twin) carryOut(in adapter.Intent) {
 		}
 		tw.emit(r, adapter.Event{Kind: adapter.Policy, Origin: origin, Actor: in.Actor})
 	case adapter.DestroyRoom:
-		local := r.local()
+		local, all := r.local(), r.info.Participants
 		r.info.Participants, r.info.Gone = nil, true
-		tw.emitTo(r, adapter.Event{Kind: adapter.Closed, Origin: origin, Actor: in.Actor}, local)
+		for _, p := range all { // as the provider does: everybody is taken out, the actor last
+			if p.User != in.Actor {
+				tw.emitTo(r, adapter.Event{Kind: adapter.Left, User: p.User, Actor: in.Actor, Closing: true, Reason: in.Reason}, local)
+			}
+		}
+		tw.emitTo(r, adapter.Event{Kind: adapter.Left, User: in.Actor, Actor: in.Actor, Closing: true, Reason: in.Reason}, local)
+		tw.emitTo(r, adapter.Event{Kind: adapter.Closed, Origin: origin, Actor: in.Actor, Reason: in.Reason}, local)
 	case adapter.SetMetadata:
 		if x := in.Metadata.Subject; x != nil {
 			r.info.Subject = *x

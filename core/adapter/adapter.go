@@ -262,12 +262,13 @@ type Event struct {
 	Sender  mimiuri.URI       // Message: the user
 	Content *content.Message  // Message
 
-	User   mimiuri.URI // Joined, Left, RoleChanged, Banned, Unbanned
-	Actor  mimiuri.URI // all of these, Metadata and Policy; may be the hub (kind Provider)
-	Role   uint32      // Joined, RoleChanged: the role that User has from here on
-	Banned bool        // Left: User is banned as well
-	Reason string      // Left, Banned: what the intent's actor gave as reason, if of this provider
-	Notice string      // Notice: a sentence
+	User    mimiuri.URI // Joined, Left, RoleChanged, Banned, Unbanned
+	Actor   mimiuri.URI // all of these, Metadata and Policy; may be the hub (kind Provider)
+	Role    uint32      // Joined, RoleChanged: the role that User has from here on
+	Banned  bool        // Left: User is banned as well
+	Closing bool        // Left: by an intent of this provider to destroy the room; Closed follows
+	Reason  string      // Left, Banned: what the intent's actor gave as reason, if of this provider
+	Notice  string      // Notice: a sentence
 
 	Intent IntentKind  // Refused
 	Target mimiuri.URI // Refused: the intent's actor is Actor, its target is Target

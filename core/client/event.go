@@ -37,6 +37,7 @@ type eventRow struct {
 	Frank   []byte             `json:"frank,omitempty"` // what a report of abuse needs
 	Role    uint32             `json:"role,omitempty"`
 	Banned  bool               `json:"banned,omitempty"`
+	Closing bool               `json:"closing,omitempty"`
 	Reason  string             `json:"reason,omitempty"`
 	Notice  string             `json:"notice,omitempty"`
 
@@ -82,7 +83,7 @@ func uri(s string) mimiuri.URI {
 
 func (e *eventRow) event(room mimiuri.URI, seq uint64) (adapter.Event, error) {
 	ev := adapter.Event{Kind: e.Kind, Room: room, Seq: seq, Time: time.UnixMilli(e.TS).UTC(), Sender: uri(e.Sender),
-		User: uri(e.User), Actor: uri(e.Actor), Intent: e.Intent, Target: uri(e.Target), Role: e.Role, Banned: e.Banned, Reason: e.Reason, Notice: e.Notice}
+		User: uri(e.User), Actor: uri(e.Actor), Intent: e.Intent, Target: uri(e.Target), Role: e.Role, Banned: e.Banned, Closing: e.Closing, Reason: e.Reason, Notice: e.Notice}
 	copy(ev.ID[:], e.ID)
 	if e.Adapter != "" {
 		ev.Origin = &adapter.Origin{Adapter: e.Adapter, ID: e.Origin, Hint: e.Hint}
@@ -136,6 +137,9 @@ func (r *room) differences(ch *change, v *view, epoch uint64) {
 				ch.do(func(tx *store.Tx) error { return r.retract(tx, e.Actor, user) })
 			}
 		}
+		if ch.origin != nil && ch.origin.kind == adapter.DestroyRoom && e.Kind == adapter.Left {
+			e.Closing, e.Reason = true, ch.origin.reason
+		}
 		if len(e.Local) > 0 {
 			ch.events = append(ch.events, e)
 		}
@@ -144,6 +148,7 @@ func (r *room) differences(ch *change, v *view, epoch uint64) {
 		e := &eventRow{Kind: adapter.Closed, TS: ch.ts, Actor: actor, Local: old.local(own, math.MaxUint64)}
 		if ch.origin != nil && ch.origin.kind == adapter.DestroyRoom {
 			e.from(ch.origin)
+			e.Reason = ch.origin.reason
 		}
 		ch.events = append(ch.events, e)
 	}
