@@ -23,6 +23,7 @@ type EjabberdOptions struct {
 	Components []string          // domains of external components (XEP-0114)
 	Secret     string            // of all components
 	MUC        string            // domain of a MUC service of ejabberd's own, "" for none
+	Upload     string            // domain of an upload service (XEP-0363), "" for none
 
 	Modules []string // besides the usual ones, each as "mod_x: {…}"
 	More    []string // lines at the end
@@ -35,7 +36,7 @@ type EjabberdOptions struct {
 }
 
 // EjabberdPorts are ports on 127.0.0.1.
-type EjabberdPorts struct{ C2S, Component int }
+type EjabberdPorts struct{ C2S, Component, HTTP int }
 
 // Ejabberd is a running ejabberd XMPP server for one domain, on loopback only. It is no Erlang node: nothing but its
 // ports can be reached.
@@ -86,11 +87,11 @@ func StartEjabberd(ctx context.Context, o EjabberdOptions) (*Ejabberd, error) {
 		}
 	}
 	if o.Ports.C2S == 0 {
-		ports, err := FreePorts(2)
+		ports, err := FreePorts(3)
 		if err != nil {
 			return nil, err
 		}
-		o.Ports = EjabberdPorts{ports[0], ports[1]}
+		o.Ports = EjabberdPorts{ports[0], ports[1], ports[2]}
 	}
 	e := &Ejabberd{
 		Domain: o.Domain, Ports: o.Ports, C2S: Loopback(o.Ports.C2S), ComponentAddr: Loopback(o.Ports.Component),
@@ -180,6 +181,12 @@ listen:
 		hosts = append(hosts, fmt.Sprintf("%q: {password: %q}", c, o.Secret))
 	}
 	line("  - {port: %d, ip: \"127.0.0.1\", module: ejabberd_service, max_stanza_size: 8388608, access: all, hosts: {%s}}", o.Ports.Component, strings.Join(hosts, ", "))
+	upload := ""
+	if o.Upload != "" {
+		line("  - {port: %d, ip: \"127.0.0.1\", module: ejabberd_http, request_handlers: {\"/upload\": mod_http_upload}}", o.Ports.HTTP)
+		upload = fmt.Sprintf(", mod_http_upload: {host: %q, put_url: %q, docroot: %q, access: all, max_size: 10000000}",
+			o.Upload, "http://"+Loopback(o.Ports.HTTP)+"/upload", filepath.Join(dir, "upload"))
+	}
 	muc := ""
 	if o.MUC != "" {
 		muc = fmt.Sprintf(", mod_muc: {host: %q, access: all, access_create: all}", o.MUC)
@@ -187,7 +194,7 @@ listen:
 	for _, m := range o.Modules {
 		muc += ", " + m
 	}
-	line("modules: {mod_disco: {}, mod_caps: {}, mod_roster: {}, mod_ping: {}, mod_privacy: {}, mod_blocking: {}, mod_carboncopy: {}, mod_offline: {}, mod_vcard: {}, mod_pubsub: {plugins: [flat, pep]}%s}", muc)
+	line("modules: {mod_disco: {}, mod_caps: {}, mod_roster: {}, mod_ping: {}, mod_privacy: {}, mod_blocking: {}, mod_carboncopy: {}, mod_offline: {}, mod_vcard: {}, mod_pubsub: {plugins: [flat, pep]}%s%s}", muc, upload)
 	for _, l := range o.More {
 		line("%s", l)
 	}

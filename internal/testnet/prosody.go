@@ -22,6 +22,7 @@ type ProsodyOptions struct {
 	Components []string          // domains of external components (XEP-0114)
 	Secret     string            // of all components
 	MUC        string            // domain of a MUC service of Prosody's own, "" for none
+	Upload     string            // domain of an upload service (XEP-0363), "" for none
 
 	// CertFile and KeyFile let clients use STARTTLS, and components TLS from the first octet at
 	// ComponentTLS. The certificate names Domain.
@@ -39,7 +40,7 @@ type ProsodyOptions struct {
 }
 
 // ProsodyPorts are ports on 127.0.0.1.
-type ProsodyPorts struct{ C2S, Component, ComponentTLS int }
+type ProsodyPorts struct{ C2S, Component, ComponentTLS, HTTP int }
 
 // Prosody is a running Prosody XMPP server for one domain, on loopback only.
 type Prosody struct {
@@ -93,11 +94,11 @@ func StartProsody(ctx context.Context, o ProsodyOptions) (*Prosody, error) {
 	}
 	tls := o.CertFile != ""
 	if o.Ports.C2S == 0 {
-		ports, err := FreePorts(3)
+		ports, err := FreePorts(4)
 		if err != nil {
 			return nil, err
 		}
-		o.Ports = ProsodyPorts{ports[0], ports[1], ports[2]}
+		o.Ports = ProsodyPorts{ports[0], ports[1], ports[2], ports[3]}
 	}
 	p := &Prosody{
 		Domain: o.Domain, Ports: o.Ports,
@@ -190,12 +191,16 @@ func (o ProsodyOptions) config(dir string) string {
 local_interfaces = { "127.0.0.1" }
 component_interfaces = { "127.0.0.1" }
 http_interfaces = { "127.0.0.1" }
-http_ports = {}
 https_ports = {}
 s2s_ports = {}
 c2s_direct_tls_ports = {}
 c2s_ports = { %d }
 component_ports = { %d }`, o.Ports.C2S, o.Ports.Component)
+	if o.Upload == "" {
+		line("http_ports = {}")
+	} else {
+		line("http_ports = { %d }\nhttp_external_url = \"http://%s/\"\nhttp_default_host = %s", o.Ports.HTTP, Loopback(o.Ports.HTTP), luaString(o.Upload))
+	}
 	modules := `"disco", "saslauth", "roster", "ping", "carbons", "pep", "version", "vcard4", "vcard_legacy", "blocklist"`
 	disabled := `"s2s"`
 	if tls {
@@ -228,6 +233,9 @@ component_stanza_size_limit = 8*1024*1024`)
 		for _, l := range o.MUCLines {
 			line("\t%s", l)
 		}
+	}
+	if o.Upload != "" {
+		line("Component %s \"http_file_share\"", luaString(o.Upload))
 	}
 	components := append([]string(nil), o.Components...)
 	sort.Strings(components)
