@@ -68,7 +68,8 @@ func checkHomeserver(ctx context.Context, k *checker, m *config.Matrix, runs boo
 		k.fail(err.Error(), "mend it, or remove it and let `mimibridge registration -c FILE` make a new one; the homeserver needs the same")
 		return
 	}
-	if u, err := url.Parse(r.URL); err == nil && u.Host != listenURLHost(m.Listen) {
+	everywhere := listenURLHost(m.Listen) != m.Listen // then any name of this machine will do, a container's for instance
+	if u, err := url.Parse(r.URL); err == nil && u.Host != listenURLHost(m.Listen) && !(everywhere && strings.HasSuffix(listenURLHost(m.Listen), ":"+u.Port())) {
 		k.warn(fmt.Sprintf("the registration sends the homeserver to %s, this daemon listens on %s", r.URL, m.Listen), "make them agree, unless a proxy lies between")
 	}
 	a := &asClient{m: m, r: r, k: k}

@@ -29,7 +29,7 @@ If the configuration exists, only what flags give is changed in it: everything e
 
 // answers are what init needs to know.
 type answers struct {
-	domain, network, server, listen, url, cert, key, storage, look, from string
+	domain, network, server, reach, listen, url, cert, key, storage, look, from string
 
 	found find.Server
 }
@@ -41,6 +41,7 @@ func cmdInit(_ context.Context, e *env, args []string) error {
 	fl.StringVar(&a.domain, "domain", "", "the MIMI provider `domain`, usually that of your users' addresses")
 	fl.StringVar(&a.network, "network", "", "`xmpp, matrix or none` (a hub without a network)")
 	fl.StringVar(&a.server, "server", "", "XMPP: the server's component listener, `host:port`; Matrix: the homeserver's URL")
+	fl.StringVar(&a.reach, "reach", "", "Matrix: `host:port` at which the homeserver reaches this daemon, if not on the same machine (a container's name)")
 	fl.StringVar(&a.listen, "listen", "", "`host:port` of the listener for other providers")
 	fl.StringVar(&a.url, "url", "", "the `URL` at which other providers reach the listener, if not https://DOMAIN:PORT")
 	fl.StringVar(&a.cert, "cert", "", "the PEM `file` with the certificate for the domain and its chain; find looks for it")
@@ -83,7 +84,7 @@ func cmdInit(_ context.Context, e *env, args []string) error {
 		return fmt.Errorf("these answers do not make a configuration:\n%w", err)
 	}
 	if c.Network.Matrix != nil {
-		if err := ensureRegistration(c.Network.Matrix); err != nil {
+		if err := makeRegistration(c.Network.Matrix, a.reach); err != nil {
 			return err
 		}
 	}
@@ -97,6 +98,14 @@ func cmdInit(_ context.Context, e *env, args []string) error {
 	fmt.Fprintf(e.out, "Wrote %s. Back up %s apart from the database: without it the database cannot be read.\n\n", *path, c.Secrets.KeyFile)
 	tellRest(e, c, *path, snippets)
 	return nil
+}
+
+// appservice is where the homeserver's requests are taken.
+func (a *answers) appservice() string {
+	if _, port, err := net.SplitHostPort(a.reach); err == nil {
+		return ":" + port
+	}
+	return "127.0.0.1:29333"
 }
 
 // change puts into a configuration that exists what flags say, and nothing else.
@@ -358,7 +367,7 @@ func (a *answers) configuration() string {
 	case "matrix":
 		fmt.Fprintf(&b, "network:\n  matrix:\n    # The client-server URL of the homeserver, and its name in user IDs.\n")
 		fmt.Fprintf(&b, "    homeserver: %s\n    server_name: %s\n", quote(a.server), quote(a.domain))
-		fmt.Fprintf(&b, "    # Where the homeserver reaches this daemon; the registration says the same.\n    listen: \"127.0.0.1:29333\"\n    registration: registration.yaml\n\n")
+		fmt.Fprintf(&b, "    # Where the homeserver reaches this daemon; the registration says the same.\n    listen: %s\n    registration: registration.yaml\n\n", quote(a.appservice()))
 	default:
 		fmt.Fprintf(&b, "network: {}   # a hub for others; its own users have only the console (mimibridge chat)\n\n")
 	}

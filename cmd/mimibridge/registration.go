@@ -59,8 +59,14 @@ func loadRegistration(m *config.Matrix) (*matrix.Registration, error) {
 }
 
 // ensureRegistration writes the registration file unless it exists.
-func ensureRegistration(m *config.Matrix) error {
-	_, err := matrix.NewRegistration(m.Registration, "http://"+listenURLHost(m.Listen), m.ServerName)
+func ensureRegistration(m *config.Matrix) error { return makeRegistration(m, "") }
+
+// makeRegistration does it for a homeserver that reaches this daemon at reach, "host:port"; empty is this machine.
+func makeRegistration(m *config.Matrix, reach string) error {
+	if reach == "" {
+		reach = listenURLHost(m.Listen)
+	}
+	_, err := matrix.NewRegistration(m.Registration, "http://"+reach, m.ServerName)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
