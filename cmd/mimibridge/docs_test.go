@@ -207,6 +207,60 @@ func TestCommandsInTheText(t *testing.T) {
 	}
 }
 
+// TestCommandsInBlocks: of commands that stand indented, and so are not run by TestCommandsOfTheDocs, the words and flags exist, as do the targets
+// of make.
+func TestCommandsInBlocks(t *testing.T) {
+	top := filepath.Join("..", "..")
+	makefile, err := os.ReadFile(filepath.Join(top, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(top, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range append(names, filepath.Join(top, "README.md"), filepath.Join(top, "CONTRIBUTING.md")) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?m)(?:^    |`|\\n)make ([a-z-]+)").FindAllStringSubmatch(string(b), -1) {
+			found++
+			if !regexp.MustCompile(`(?m)^` + m[1] + `:`).Match(makefile) {
+				t.Errorf("%s: there is no target %q", filepath.Base(name), m[1])
+			}
+		}
+		for _, m := range regexp.MustCompile("(?m)^    (?:bin/)?mimibridge (.*)$").FindAllStringSubmatch(string(b), -1) {
+			found++
+			line, _, _ := strings.Cut(m[1], " #")
+			words, list := strings.Fields(line), commands()
+			var run command
+			for len(words) > 0 && run.run == nil {
+				at := slices.IndexFunc(list, func(c command) bool { return c.name == words[0] })
+				if at < 0 {
+					break
+				}
+				run, list, words = list[at], list[at].sub, words[1:]
+			}
+			if run.run == nil {
+				t.Errorf("%s: there is no command %q", filepath.Base(name), line)
+				continue
+			}
+			var out strings.Builder
+			completeFlags(&env{out: &out}, run, "-")
+			for _, w := range words {
+				if strings.HasPrefix(w, "-") && w != "-" && !strings.Contains(out.String(), w+"\t") {
+					t.Errorf("%s: %s has no flag %s", filepath.Base(name), run.name, w)
+				}
+			}
+		}
+	}
+	if found < 12 {
+		t.Errorf("only %d commands were found", found)
+	}
+}
+
 // TestLinksOfTheDocs: files that the documents link to are there.
 func TestLinksOfTheDocs(t *testing.T) {
 	names, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
@@ -223,5 +277,112 @@ func TestLinksOfTheDocs(t *testing.T) {
 				t.Errorf("%s links to %s", filepath.Base(name), m[1])
 			}
 		}
+	}
+}
+
+// directions says for each row of docs/directions.md which features of docs/xmpp.md and docs/matrix.md, which are made from the tests that ran,
+// show it. What a network cannot do has no expression.
+var directions = map[string]struct{ xmpp, matrix string }{
+	"text":                                  {`^rooms, invitations|^messages of a connected|^conversations with one`, `^replies$|^relay$`},
+	"formatting":                            {`^styling$`, `^formatted text`},
+	"replies":                               {`^replies$`, `^replies$`},
+	"corrections":                           {`^corrections$`, `^edits$`},
+	"retractions":                           {`^retractions$`, `^redactions$`},
+	"reactions":                             {`^reactions$`, `^reactions$`},
+	"mentions":                              {`^mentions`, `mentions$`},
+	"delivery and read status":              {`^markers$`, `^read receipts$`},
+	"files":                                 {`^files`, `^files$`},
+	"typing":                                {`^typing within the provider$`, ``},
+	"opening a room":                        {`^rooms, invitations`, `^direct rooms$|^plumbing an existing room$`},
+	"joining, leaving, inviting, removing":  {`^rooms, invitations`, `^direct rooms$|^joining by alias$|^uninstalling$|^bans$`},
+	"roles, bans":                           {`^kick, ban, voice`, `^bans$|^roles$`},
+	"name, subject, description":            {`^subject$`, `^room name, topic`},
+	"ending a room":                         {`destroying$`, `^unplumb$|^a room is closed$`},
+	"being asked, agreeing, refusing":       {`^consent as subscription$`, `^direct rooms$`},
+	"calls":                                 {``, ``},
+	"encrypted rooms of the network itself": {``, `^encrypted rooms`},
+}
+
+// TestDirections: what directions.md promises is shown by features of the networks' pages, in each direction.
+func TestDirections(t *testing.T) {
+	cells := func(line string) (out []string) {
+		for _, c := range strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|") {
+			out = append(out, strings.TrimSpace(c))
+		}
+		return out
+	}
+	read := func(name string) []string {
+		b, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(string(b), "\n")
+	}
+	type feature struct{ name, direction string }
+	features := func(name string) (out []feature) {
+		in := false
+		for _, line := range read(name) {
+			in = (in || strings.HasPrefix(line, "| feature |")) && strings.HasPrefix(line, "|")
+			if c := cells(line); in && len(c) == 6 {
+				out = append(out, feature{c[0], c[2]})
+			}
+		}
+		if len(out) < 20 {
+			t.Fatalf("%s has %d features", name, len(out))
+		}
+		return out
+	}
+	xmpp, matrix := features("xmpp.md"), features("matrix.md")
+	shown := func(list []feature, expression string) (arrows string) {
+		for _, f := range list {
+			if !regexp.MustCompile(expression).MatchString(f.name) {
+				continue
+			}
+			switch f.direction {
+			case "to MIMI", "from Matrix":
+				arrows += "→"
+			case "from MIMI", "to Matrix":
+				arrows += "←"
+			case "both":
+				arrows += "→←"
+			}
+		}
+		return arrows
+	}
+	seen := 0
+	for _, line := range read("directions.md") {
+		c := cells(line)
+		if !strings.HasPrefix(line, "| ") || len(c) != 4 || c[0] == "" {
+			continue
+		}
+		seen++
+		row, ok := directions[c[0]]
+		if !ok {
+			t.Errorf("no test is known to show %q: name its features in directions", c[0])
+			continue
+		}
+		for _, n := range []struct {
+			name, cell, expression string
+			list                   []feature
+		}{{"XMPP", c[1], row.xmpp, xmpp}, {"Matrix", c[2], row.matrix, matrix}} {
+			if promises := strings.ContainsAny(n.cell, "→←"); n.expression == "" {
+				if promises {
+					t.Errorf("%s, %s: nothing shows it", c[0], n.name)
+				}
+				continue
+			}
+			got := shown(n.list, n.expression)
+			if got == "" {
+				t.Errorf("%s, %s: no feature is called %s", c[0], n.name, n.expression)
+			}
+			for _, arrow := range []string{"→", "←"} {
+				if strings.Contains(n.cell, arrow) && !strings.Contains(got, arrow) {
+					t.Errorf("%s, %s: %s is promised and not shown by a feature", c[0], n.name, arrow)
+				}
+			}
+		}
+	}
+	if seen != len(directions) {
+		t.Errorf("%d rows, %d are known", seen, len(directions))
 	}
 }
