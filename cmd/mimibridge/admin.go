@@ -513,10 +513,10 @@ func cmdUserForget(ctx context.Context, e *env, args []string) error {
 	progress(e)("leaving rooms")
 	for {
 		var v admin.UserView
-		if err := a.Get(ctx, "/v1/user", url.Values{"user": rest}, &v); err != nil {
+		if err := a.Get(ctx, "/v1/user", url.Values{"user": rest}, &v); err != nil && ctx.Err() == nil {
 			return hinted(err)
 		}
-		if !v.Deleting {
+		if ctx.Err() == nil && !v.Deleting {
 			return nil
 		}
 		if err := pause(ctx, time.Second/2); err != nil {

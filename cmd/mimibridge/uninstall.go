@@ -102,9 +102,12 @@ func cmdUninstall(ctx context.Context, e *env, args []string) error {
 // followUninstall prints what the daemon does until it is done.
 func (a *asker) followUninstall(ctx context.Context) error {
 	from, waits := 0, ""
+	const goesOn = "the daemon goes on by itself; `mimibridge uninstall` shows how far it is, with -give-up it does not wait for who cannot be reached"
 	for {
 		var s core.UninstallState
-		if err := a.Get(ctx, "/v1/uninstall", url.Values{"from": {strconv.Itoa(from)}}, &s); err != nil {
+		if err := a.Get(ctx, "/v1/uninstall", url.Values{"from": {strconv.Itoa(from)}}, &s); ctx.Err() != nil {
+			return errorWithHint(errors.New("interrupted"), goesOn)
+		} else if err != nil {
 			return hinted(err)
 		}
 		for _, step := range s.Steps {
@@ -119,7 +122,7 @@ func (a *asker) followUninstall(ctx context.Context) error {
 			waits = w
 		}
 		if err := pause(ctx, time.Second/2); err != nil {
-			return errorWithHint(err, "the daemon goes on by itself; `mimibridge uninstall` shows how far it is, with -give-up it does not wait for who cannot be reached")
+			return errorWithHint(err, goesOn)
 		}
 	}
 }
