@@ -49,6 +49,13 @@ type took struct {
 	mu   sync.Mutex
 	all  []time.Duration
 	used time.Duration // processor time of the process when it began
+	heap uint64        // octets allocated by then
+}
+
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
 }
 
 // processorTime is what the process has used of the processors so far. On a busy machine it tells more than the clock.
@@ -66,6 +73,9 @@ func (t *took) add(d time.Duration) {
 	t.mu.Unlock()
 }
 
+// messages is how many there are in one run: so many that it has settled, whatever go test asks for.
+func messages(b *testing.B, least int) int { return max(b.N, least) }
+
 // report adds the rate and the quantiles, and gives the rate.
 func (t *took) report(b *testing.B, elapsed time.Duration) float64 {
 	b.ReportMetric(float64((processorTime()-t.used).Microseconds())/float64(len(t.all)), "cpu-µs/msg")
@@ -73,6 +83,8 @@ func (t *took) report(b *testing.B, elapsed time.Duration) float64 {
 	at := func(q float64) float64 {
 		return float64(t.all[int(q*float64(len(t.all)-1))].Microseconds()) / 1000
 	}
+	b.ReportMetric(float64(allocated()-t.heap)/float64(len(t.all)), "B/op")
+	b.ReportMetric(0, "allocs/op")
 	rate := float64(len(t.all)) / elapsed.Seconds()
 	b.ReportMetric(rate, "msg/s")
 	b.ReportMetric(at(0.5), "p50-ms")
@@ -83,7 +95,7 @@ func (t *took) report(b *testing.B, elapsed time.Duration) float64 {
 
 // workers runs n things on so many goroutines, each of which does its own one after the other.
 func workers(b *testing.B, count, n int, do func(worker, i int) error) *took {
-	t := &took{all: make([]time.Duration, 0, n), used: processorTime()}
+	t := &took{all: make([]time.Duration, 0, n), used: processorTime(), heap: allocated()}
 	var wg sync.WaitGroup
 	for w := range count {
 		wg.Add(1)
@@ -389,23 +401,25 @@ func BenchmarkSpeed(b *testing.B) {
 	b.Run("baseline", func(b *testing.B) {
 		post := bareServer(b)
 		body := make([]byte, 500)
-		bodies := make([][]byte, b.N)
+		n := messages(b, 2000)
+		bodies := make([][]byte, n)
 		for i := range bodies {
 			bodies[i] = slices.Clone(body)
 			binary.BigEndian.PutUint64(bodies[i], uint64(i))
 		}
 		b.ResetTimer()
 		start := time.Now()
-		t := workers(b, benchRooms, b.N, func(_, i int) error { return post(bodies[i]) })
+		t := workers(b, benchRooms, n, func(_, i int) error { return post(bodies[i]) })
 		base = t.report(b, time.Since(start))
 	})
 	b.Run("hub", func(b *testing.B) {
 		h := newBenchHub(b, benchRooms, 1)
-		bodies := h.sealed(b.N)
+		n := messages(b, 2000)
+		bodies := h.sealed(n)
 		b.ResetTimer()
 		start := time.Now()
-		t := workers(b, benchRooms, b.N, func(w, i int) error { return h.submit(h.rooms[w], bodies[i]) })
-		for h.count.Load() < int64(b.N) && !b.Failed() { // the follower has it all
+		t := workers(b, benchRooms, n, func(w, i int) error { return h.submit(h.rooms[w], bodies[i]) })
+		for h.count.Load() < int64(n) && !b.Failed() { // the follower has it all
 			time.Sleep(time.Millisecond)
 		}
 		ratio(b, t.report(b, time.Since(start)), 0.4)
@@ -418,7 +432,7 @@ func BenchmarkSpeed(b *testing.B) {
 			}
 			b.ResetTimer()
 			start := time.Now()
-			t := workers(b, benchRooms, b.N, func(w, _ int) error { return talk.say(writer(), w) })
+			t := workers(b, benchRooms, messages(b, 2000), func(w, _ int) error { return talk.say(writer(), w) })
 			ratio(b, t.report(b, time.Since(start)), least)
 		})
 	}
@@ -431,7 +445,7 @@ func BenchmarkSpeed(b *testing.B) {
 		}
 		b.ResetTimer()
 		start := time.Now()
-		t := workers(b, 1, b.N, func(int, int) error { return talk.say(talk.b, 0) })
+		t := workers(b, 1, messages(b, 300), func(int, int) error { return talk.say(talk.b, 0) })
 		ratio(b, t.report(b, time.Since(start)), 0)
 	})
 }
@@ -440,10 +454,11 @@ func BenchmarkSpeed(b *testing.B) {
 func BenchmarkFanout(b *testing.B) {
 	const followers = 50
 	h := newBenchHub(b, 1, followers)
-	bodies := h.sealed(b.N)
+	n := messages(b, 50)
+	bodies := h.sealed(n)
 	b.ResetTimer()
 	start := time.Now()
-	t := workers(b, 1, b.N, func(_, i int) error {
+	t := workers(b, 1, n, func(_, i int) error {
 		want := h.count.Load() + followers
 		if err := h.submit(h.rooms[0], bodies[i]); err != nil {
 			return err
@@ -455,7 +470,7 @@ func BenchmarkFanout(b *testing.B) {
 	})
 	elapsed := time.Since(start)
 	t.report(b, elapsed)
-	b.ReportMetric(float64(b.N*followers)/elapsed.Seconds(), "delivered/s")
+	b.ReportMetric(float64(n*followers)/elapsed.Seconds(), "delivered/s")
 }
 
 // benchTalk is users of one follower who write to users of another through a hub.
