@@ -351,3 +351,33 @@ func TestProfileInStep(t *testing.T) {
 		t.Errorf("called %q", got)
 	}
 }
+
+// TestConsentEnds: the ghost leaves the direct room of somebody who does not want to be written to any more.
+func TestConsentEnds(t *testing.T) {
+	s := newService(t)
+	uri, err := s.tw.DirectRoom(s.ctx, mustURI(local("juliet")), mustURI(romeo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tw.settled(s.ctx)
+	p, ok, err := s.a.(*Adapter).current.Load().st.portal(s.ctx, uri)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	is := func(want string) {
+		t.Helper()
+		s.stub.mu.Lock()
+		defer s.stub.mu.Unlock()
+		if got := s.stub.rooms[string(p.room)].members[ghostOf(romeo)]; got != want {
+			t.Errorf("the ghost is %q, not %q", got, want)
+		}
+	}
+	is("join")
+	ev := adapter.ConsentEvent{Local: mustURI(local("juliet")), Contact: adapter.Contact{User: mustURI(romeo), Granted: adapter.ConsentRefused, Since: time.Unix(2, 0)}, Answered: true}
+	for range 2 {
+		if err := s.a.(adapter.ConsentAdapter).DeliverConsent(s.ctx, ev); err != nil {
+			t.Fatal(err)
+		}
+		is("leave")
+	}
+}
