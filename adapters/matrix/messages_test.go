@@ -272,6 +272,8 @@ func TestToMatrix(t *testing.T) {
 	emote := content.Text("* romeo climbs")
 	setStyle(emote, "emote")
 	check("an emote", emote, "m.room.message", map[string]any{"msgtype": "m.emote", "body": "climbs"})
+	check("an emote as XMPP says it", content.Markdown("/me climbs **higher**"), "m.room.message", map[string]any{"msgtype": "m.emote", "formatted_body": "climbs <strong>higher</strong>"})
+	check("no emote", content.Text("/mend it"), "m.room.message", map[string]any{"msgtype": "m.text", "body": "/mend it"})
 	check("a call", content.Join("https://meet.example/x", "supper"), "m.room.message", map[string]any{"body": "supper\nJoin the call: https://meet.example/x"})
 
 	var picture bytes.Buffer

@@ -516,6 +516,14 @@ func (b *bridge) renderBody(ctx context.Context, p portal, ev adapter.Event, c c
 			rendered = strings.TrimPrefix(rendered, "* "+html.EscapeString(name)+" ")
 		}
 	}
+	if rest, ok := strings.CutPrefix(text, "/me "); ok && style == "" && rest != "" { // as XMPP says it (XEP-0245)
+		msgtype, text = "m.emote", rest
+		if before, after, ok := strings.Cut(rendered, "/me "); ok && (before == "" || before == "<p>") {
+			rendered = before + after
+		} else {
+			rendered = ""
+		}
+	}
 	mentions := b.mentions(ctx, c.Mentions)
 	message := func(text, rendered string) map[string]any {
 		body := map[string]any{"msgtype": msgtype, "body": text, "m.mentions": mentions}
