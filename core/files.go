@@ -68,7 +68,8 @@ func newFiles(p *Provider, fed federation.Config) (*files, error) {
 	}
 	f := &files{p: p, fed: fed, life: c.Life}
 	var err error
-	if f.own, err = assets.Open(assets.Config{Folder: c.Folder, Store: p.store, MaxFile: c.MaxFile, Quota: c.Quota, Now: p.cfg.Now}); err != nil {
+	if f.own, err = assets.Open(assets.Config{Folder: c.Folder, Store: p.store, MaxFile: c.MaxFile, Quota: c.Quota, Now: p.cfg.Now,
+		Over: func(user, what string) { p.People.Limited(user, what, p.cfg.Now().Add(time.Hour).UnixMilli()) }}); err != nil {
 		return nil, err
 	}
 	f.cache, err = assets.OpenCache(assets.CacheConfig{Folder: filepath.Join(c.Folder, "cache-"+p.store.NodeName()), Max: c.Cache,
@@ -261,18 +262,26 @@ type readCloser struct {
 }
 
 func (f *files) download(ctx context.Context, room mimiuri.URI, assetURL string) (*port.Asset, error) {
-	if room.Domain == f.p.cfg.Domain {
-		return f.fetch(ctx, assetURL)
+	u, err := url.Parse(assetURL)
+	if err != nil {
+		return nil, fault.Wrap(fault.Malformed, "the file lies at what is no URL", err)
+	}
+	direct, proxy, err := f.p.Client.Downloads(ctx, room, u.Host)
+	if err != nil {
+		return nil, err
 	}
 	if name, ok := f.fed.OwnAsset(assetURL); ok {
 		return f.own.Asset(ctx, name)
+	}
+	if room.Domain == f.p.cfg.Domain || !proxy { // the hub is here: by it and directly are the same
+		return f.fetch(ctx, assetURL)
 	}
 	a, err := f.cache.Get(ctx, room.Domain+" "+assetURL, func(ctx context.Context) (*port.Asset, error) {
 		return f.p.fed.ProxyDownload(ctx, room.Domain, assetURL)
 	})
 	switch fault.KindOf(err) {
 	case fault.NotFound, fault.Forbidden, fault.Unavailable:
-		if err != nil {
+		if err != nil && direct {
 			if direct, derr := f.fetch(ctx, assetURL); derr == nil {
 				return direct, nil
 			}

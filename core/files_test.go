@@ -12,10 +12,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
+	"github.com/mimibridge/mimibridge/core/mls"
+	"github.com/mimibridge/mimibridge/core/policy"
 )
 
 // sharedRoom is a room of the first provider with a user of each.
@@ -164,4 +167,55 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%d octets, %v", len(got), err)
 		}
 	})
+}
+
+// TestAssetPolicyIsHeld: what a room's asset_policy does not allow is neither sent nor fetched, and who wants it is told why; a file that
+// may only come through the hub does.
+func TestAssetPolicyIsHeld(t *testing.T) {
+	_, ps := newNetwork(t, "hub.test", "b.test", "c.test")
+	hub, b := ps[0], ps[1]
+	hub.tune = func(c *core.Config) {
+		c.NewRoom = func(room mimiuri.URI, dict *mls.AppDataDictionary) {
+			dict.Set(policy.ComponentAssetPolicy, policy.AssetPolicy{
+				UploadLocation: policy.UploadLocalProvider, MaxAttachment: 1000, ForbiddenMediaTypes: []policy.MediaType{{Type: "text/html"}},
+				UploadDomains:    []policy.UploadDomains{{Provider: "hub.test", Domains: []string{"127.0.0.1"}}, {Provider: "b.test", Domains: []string{"127.0.0.1"}}},
+				AllowedDownloads: []policy.DownloadType{policy.DownloadHubProxy},
+			}.Marshal())
+		}
+	}
+	for _, p := range ps {
+		p.start()
+	}
+	room := sharedRoom(t, ps...)
+	send := func(p *provider, user string, part content.Part) string {
+		return p.intake(adapter.Intent{Kind: adapter.SendMessage, Room: room, Actor: p.user(user), Content: content.New(part)})
+	}
+	good := upload(t, b, "u1", make([]byte, 1000))
+	html := good
+	html.ContentType = "text/html"
+	elsewhere := good
+	e := *good.External
+	e.URL = "https://x.test/file"
+	elsewhere.External = &e
+	for what, id := range map[string]string{"too large": send(b, "u1", upload(t, b, "u1", make([]byte, 1001))), "of a type": send(b, "u1", html), "elsewhere": send(b, "u1", elsewhere)} {
+		if ev := b.awaitRefused(room, id); !fault.Is(ev.Err, fault.Forbidden) {
+			t.Errorf("a file that is %s: %v", what, ev.Err)
+		}
+	}
+	if ev := ps[2].awaitRefused(room, send(ps[2], "u2", upload(t, ps[2], "u2", []byte("x")))); !fault.Is(ev.Err, fault.Forbidden) {
+		t.Errorf("a file of a provider without upload domains: %v", ev.Err)
+	}
+	send(b, "u1", good)
+	ev := ps[2].await(room, "the file", func(e adapter.Event) bool { return e.Kind == adapter.Message })
+	if got, err := download(t, ps[2], "u2", room, ev.Content.Body.External); err != nil || len(got) != 1000 {
+		t.Errorf("through the hub: %d octets, %v", len(got), err)
+	}
+	if _, err := download(t, ps[2], "u2", room, &e); !fault.Is(err, fault.Forbidden) {
+		t.Errorf("from elsewhere: %v", err)
+	}
+	hub.stop()
+	second := upload(t, b, "u1", []byte("not seen yet"))
+	if _, err := download(t, ps[2], "u2", room, second.External); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("directly, while the hub is gone: %v", err)
+	}
 }

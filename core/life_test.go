@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -944,5 +945,50 @@ func TestLastResort(t *testing.T) {
 	}
 	if b.core.Client.Counters.LastResort.Load() < 4 {
 		t.Error("it was not counted")
+	}
+}
+
+// TestDeaf: messages are kept from users whose role lacks canReceiveMessage, also where others of their provider have it; they see
+// what they send themselves, and everything once they have a role that hears.
+func TestDeaf(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	ps[0].tune = func(c *core.Config) {
+		c.NewRoom = func(_ mimiuri.URI, dict *mls.AppDataDictionary) {
+			b, _ := dict.Get(policy.ComponentRolesList)
+			roles, err := policy.ParseRoleData(b)
+			if err != nil {
+				t.Error(err)
+			}
+			for i := range roles {
+				if roles[i].Index == policy.RoleGroupAdmin {
+					roles[i].MinParticipants = 0
+					roles[i].Capabilities = slices.DeleteFunc(roles[i].Capabilities, func(c policy.Capability) bool { return c == policy.CanReceiveMessage })
+				}
+			}
+			dict.Set(policy.ComponentRolesList, roles.Marshal())
+		}
+	}
+	a, b := ps[0].start(), ps[1].start()
+	room := open(t, a, b.user("bob"), b.user("ben"))
+	role := func(role uint32) {
+		a.intake(adapter.Intent{Kind: adapter.ChangeRole, Room: room, Actor: a.user("alice"), Target: b.user("ben"), Role: role})
+		b.await(room, "ben's role", func(e adapter.Event) bool {
+			return e.Kind == adapter.RoleChanged && e.User == b.user("ben") && e.Role == role
+		})
+	}
+	role(policy.RoleGroupAdmin)
+	a.say(room, "alice", "not for ben")
+	b.awaitTexts(room, 1)
+	b.say(room, "ben", "mine")
+	b.awaitTexts(room, 2)
+	role(policy.RoleOrdinaryUser)
+	a.say(room, "alice", "for all")
+	b.awaitTexts(room, 3)
+	for text, want := range map[string][]mimiuri.URI{"not for ben": {b.user("bob")}, "mine": {b.user("ben"), b.user("bob")}, "for all": {b.user("ben"), b.user("bob")}} {
+		e := b.await(room, text, isText(text))
+		slices.SortFunc(e.Local, func(x, y mimiuri.URI) int { return strings.Compare(x.ID, y.ID) })
+		if !slices.Equal(e.Local, want) {
+			t.Errorf("%q is shown to %v", text, e.Local)
+		}
 	}
 }

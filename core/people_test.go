@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/mimibridge/mimibridge/core"
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/content"
 	"github.com/mimibridge/mimibridge/core/fault"
@@ -724,6 +726,7 @@ func TestLimits(t *testing.T) {
 	var mu sync.Mutex
 	told := map[string]int{}
 	a.people.Notice = func(n people.Notice) { mu.Lock(); told[n.Who+" "+n.What]++; mu.Unlock() }
+	a.tune = func(c *core.Config) { c.Assets.MaxFile, c.Assets.Quota = 1000, 1000 }
 	a.people.Limits = people.Limits{ConsentRequests: 2, RoomsADay: 3, Invites: 2, Lookups: 2, Rooms: 4, Pending: 3, PeerFactor: 2, Blocks: 2, Contacts: 20}
 	a.start()
 	ctx, h := t.Context(), a.mem.host
@@ -816,9 +819,34 @@ func TestLimits(t *testing.T) {
 	if list, err := h.Contacts(ctx, a.user("popular")); err != nil || len(list) != 3 {
 		t.Errorf("%d questions wait, %v", len(list), err)
 	}
+	// Too much at once.
+	if err := h.Intake(ctx, adapter.Intent{Kind: adapter.SendMessage, Room: a.room("r0"), Actor: alice, OriginID: "large", Content: content.Text(strings.Repeat("x", 1<<20))}); !fault.Is(err, fault.TooLarge) {
+		t.Errorf("a message that is too large: %v", err)
+	}
+	for i, size := range []int{1001, 600, 600} { // a file, and all files together
+		if _, err := h.Upload(ctx, a.user("adam"), bytes.NewReader(make([]byte, size)), -1, "", ""); fault.Is(err, fault.TooLarge) != (i != 1) {
+			t.Errorf("file %d: %v", i, err)
+		}
+	}
+	if err := n.speak(t, "c.example").Notify(ctx, "a.example", mimiuri.MustParse("mimi://c.example/r/r"), make([]byte, 17<<20)); !fault.Is(err, fault.TooLarge) {
+		t.Errorf("a peer's request that is too large: %v", err)
+	}
+	popular := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return told[a.user("popular").String()+" questions that wait"]
+	}
+	for range 1000 {
+		if popular() > 0 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+
 	mu.Lock()
 	defer mu.Unlock()
-	for _, who := range []string{alice.String() + " rooms", alice.String() + " invites", alice.String() + " lookups", a.user("adam").String() + " consent",
+	for _, who := range []string{alice.String() + " rooms", alice.String() + " message size", a.user("adam").String() + " file size", a.user("adam").String() + " upload quota",
+		a.user("popular").String() + " questions that wait", "mimi://c.example request size", alice.String() + " invites", alice.String() + " lookups", a.user("adam").String() + " consent",
 		amy.String() + " rooms at a time", c.String() + " consent", "mimi://c.example consent", c.String() + " invites", "mimi://c.example lookups"} {
 		if told[who] != 1 {
 			t.Errorf("the admin was told %d times of %s", told[who], who)
@@ -826,6 +854,109 @@ func TestLimits(t *testing.T) {
 	}
 	if a.core.Counters()["people.limited"] < 10 {
 		t.Errorf("counted %d", a.core.Counters()["people.limited"])
+	}
+}
+
+// TestRoomLimitsOfPeers: users elsewhere may bring as many rooms a day to users here as those may make, and be in as many rooms that are
+// kept here; all users of a provider together in a multiple of that.
+func TestRoomLimitsOfPeers(t *testing.T) {
+	n, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	var mu sync.Mutex
+	told := map[string]int{}
+	a.people.Notice = func(n people.Notice) { mu.Lock(); told[n.Who+" "+n.What]++; mu.Unlock() }
+	a.people.Limits = people.Limits{RoomsADay: 2, Rooms: 2, Invites: 100, PeerFactor: 2}
+	a.start()
+	b.start()
+	ctx := t.Context()
+
+	peer := n.peer("c.example")
+	brings := func(user string, room int) bool {
+		t.Helper()
+		by := mimiuri.MustParse("mimi://c.example/u/" + user)
+		_, err := peer.Keys().KeyMaterial(ctx, "", a.user("x"), keyRequest(t, by, a.user("x"), mimiuri.MustParse(fmt.Sprintf("mimi://c.example/r/%s%d", user, room))))
+		var f *fault.Error
+		if err != nil && (!errors.As(err, &f) || f.Kind != fault.Limited || f.RetryAfter <= 0) {
+			t.Errorf("%s, room %d: %v", user, room, err)
+		}
+		return err == nil
+	}
+	for _, c := range []struct {
+		user string
+		room int
+		ok   bool
+	}{
+		{"carol", 1, true}, {"carol", 1, true}, {"carol", 2, true}, {"carol", 3, false}, {"carol", 3, false}, {"carol", 2, true},
+		{"cora", 1, true}, {"cora", 2, true}, {"cyd", 1, false}, {"cora", 1, true},
+	} {
+		if got := brings(c.user, c.room); got != c.ok {
+			t.Errorf("%s may bring room %d: %v", c.user, c.room, got)
+		}
+	}
+
+	rooms := []mimiuri.URI{a.openRoom("alice", "r0"), a.openRoom("alice", "r1"), a.openRoom("amy", "r2")}
+	makers := []string{"alice", "alice", "amy"}
+	for i := range 2 {
+		a.invite(rooms[i], makers[i], b.user("bob"))
+		b.awaitJoined(rooms[i], b.user("bob"))
+	}
+	e := a.awaitRefused(rooms[2], a.invite(rooms[2], "amy", b.user("bob")))
+	if !fault.Is(e.Err, fault.Forbidden) || !strings.Contains(fault.Public(e.Err), "more rooms") {
+		t.Errorf("one room too many: %v", e.Err)
+	}
+	yes := true
+	a.intake(adapter.Intent{Kind: adapter.SetPolicy, Room: rooms[2], Actor: a.user("amy"), Policy: &adapter.PolicyChange{Open: &yes}})
+	a.awaitKind(rooms[2], adapter.Policy, mimiuri.URI{})
+	if e := b.awaitRefused(rooms[2], b.intake(adapter.Intent{Kind: adapter.JoinRoom, Room: rooms[2], Actor: b.user("bob")})); !fault.Is(e.Err, fault.Forbidden) {
+		t.Errorf("by joining: %v", e.Err)
+	}
+	// Another user of that provider may, until all of them are in as many as all may be.
+	for i := range 2 {
+		a.invite(rooms[i], makers[i], b.user("ben"))
+		b.awaitJoined(rooms[i], b.user("ben"))
+	}
+	a.awaitRefused(rooms[2], a.invite(rooms[2], "amy", b.user("bill")))
+	// Who leaves one may join another.
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: rooms[0], Actor: b.user("bob")})
+	a.awaitLeft(rooms[0], b.user("bob"))
+	for range 1000 { // the hub counts once the leaving is committed
+		if a.rows("SELECT count(*) FROM member WHERE local_user=?", b.user("bob").String()) == 1 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	a.invite(rooms[2], "amy", b.user("bob"))
+	b.awaitJoined(rooms[2], b.user("bob"))
+
+	mu.Lock()
+	defer mu.Unlock()
+	for _, who := range []string{"mimi://c.example/u/carol rooms", "mimi://c.example rooms", b.user("bob").String() + " rooms at a time", "mimi://b.example rooms at a time"} {
+		if told[who] != 1 {
+			t.Errorf("the admin was told %d times of %s", told[who], who)
+		}
+	}
+}
+
+// TestMessageSizeOfPeers: a message larger than the hub's limit is refused, whoever sends it, and the admin is told.
+func TestMessageSizeOfPeers(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0], ps[1]
+	var mu sync.Mutex
+	told := map[string]int{}
+	a.people.Notice = func(n people.Notice) { mu.Lock(); told[n.Who+" "+n.What]++; mu.Unlock() }
+	a.people.Limits.Message = 10_000
+	a.start()
+	b.start()
+	room := open(t, a, b.user("bob"))
+	if e := b.awaitRefused(room, b.say(room, "bob", strings.Repeat("x", 20_000))); !fault.Is(e.Err, fault.TooLarge) {
+		t.Errorf("a large message: %v", e.Err)
+	}
+	b.say(room, "bob", strings.Repeat("y", 9_000))
+	a.awaitTexts(room, 1)
+	mu.Lock()
+	defer mu.Unlock()
+	if told[b.user("bob").String()+" message size"] != 1 {
+		t.Errorf("the admin was told of %v", told)
 	}
 }
 

@@ -58,6 +58,8 @@ type Config struct {
 	OfflineAfter time.Duration
 	// Bulky has commits carry the whole GroupInfo and tree (client.Config).
 	Bulky bool
+	// NewRoom, if set, changes what a room made here begins with (client.Config), for tests of policies that no network can set.
+	NewRoom func(room mimiuri.URI, dict *mls.AppDataDictionary)
 	// HubBundle overrides how many proposals the hub puts into one message (hub.Config.Bundle), for tests.
 	HubBundle int
 	// RefreshEvery and RefreshMessages override how often keys are changed (client.Config).
@@ -148,7 +150,7 @@ func New(cfg Config) (*Provider, error) {
 	fc := cfg.Federation
 	fc.Domain, fc.Log, fc.Now = domain, cfg.Log.With().Str("part", "federation").Logger(), cfg.Now
 	fc.Peer = func(domain string) error { return p.People.Peer(domain) }
-	fc.Limited = func(domain string) { p.People.Limited(mimiuri.URI{Domain: domain}.String(), "requests", 0) }
+	fc.Limited = func(domain, what string) { p.People.Limited(mimiuri.URI{Domain: domain}.String(), what, 0) }
 	p.fed = federation.NewClient(fc)
 	pc := cfg.People
 	p.People, err = people.New(people.Config{Domain: domain, Store: p.store, Peers: p.fed, Adapters: cfg.Adapters, Now: cfg.Now,
@@ -171,10 +173,10 @@ func New(cfg Config) (*Provider, error) {
 		r.remoteHub = cfg.WrapHub(p.fed)
 	}
 	p.Hub = hub.New(hub.Config{Domain: domain, Store: p.store, MLS: mc, Keys: keysRouter{r}, Notify: r, Now: cfg.Now, Blocked: p.People.BlockedByAdmin,
-		Bundle: cfg.HubBundle, Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
+		Bundle: cfg.HubBundle, MoreRooms: p.People.MoreRooms, MaxMessage: int(p.People.Limits().Message), TooMuch: p.People.TooMuch, Log: cfg.Log.With().Str("part", "hub").Logger(), Retention: cfg.Retention.Retention})
 	p.Client = client.New(client.Config{Domain: domain, Store: p.store, MLS: mc, Hub: r, Rooms: p.Hub, Adapters: cfg.Adapters,
 		People: p.People, MaxContent: int(p.People.Limits().Message), LocalUser: p.nodes.localUser,
-		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Ping: p.fed.Ping, Bulky: cfg.Bulky,
+		Now: cfg.Now, Log: cfg.Log.With().Str("part", "client").Logger(), CommitDelay: cfg.CommitDelay, Patience: cfg.Patience, OfflineAfter: cfg.OfflineAfter, Ping: p.fed.Ping, Bulky: cfg.Bulky, NewRoom: cfg.NewRoom,
 		RefreshEvery: cfg.RefreshEvery, RefreshMessages: cfg.RefreshMessages, Retention: cfg.Retention.Messages, Queues: cfg.Retention.Queues, IDs: cfg.Retention.IDs})
 	own := hubAtOwner{p.Hub, p.nodes}
 	r.ownHub, r.ownNotify, r.ownKeys = own, p.Client, p.Client

@@ -33,6 +33,8 @@ type Config struct {
 	// DefaultMaxFile and DefaultQuota.
 	MaxFile, Quota int64
 	Now            func() time.Time // nil is time.Now
+	// Over, if not nil, hears that a user wanted more: of "file size" or of "upload quota". It must not block.
+	Over func(user, what string)
 }
 
 // Defaults of Config.
@@ -70,6 +72,9 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Over == nil {
+		cfg.Over = func(string, string) {}
+	}
 	if err := os.MkdirAll(cfg.Folder, 0o700); err != nil {
 		return nil, fmt.Errorf("assets: %w", err)
 	}
@@ -79,6 +84,12 @@ func Open(cfg Config) (*Store, error) {
 // MaxFile is the most that one file may have, in octets.
 func (s *Store) MaxFile() int64 { return s.cfg.MaxFile }
 
+// What Config.Over hears.
+const (
+	overFile = "file size"
+	overAll  = "upload quota"
+)
+
 // Writer takes one file. It is not safe for concurrent use.
 type Writer struct {
 	s     *Store
@@ -86,6 +97,7 @@ type Writer struct {
 	f     *os.File
 	limit int64 // by file and quota
 	over  error // what a write beyond limit fails with
+	what  string
 	err   error
 }
 
@@ -99,7 +111,7 @@ func (s *Store) Create(ctx context.Context, user, mediaType string, size int64, 
 	}); err != nil {
 		return nil, err
 	}
-	w := &Writer{s: s, row: store.Asset{User: user, Type: mediaType}, limit: s.cfg.MaxFile, over: s.tooLarge()}
+	w := &Writer{s: s, row: store.Asset{User: user, Type: mediaType}, limit: s.cfg.MaxFile, over: s.tooLarge(), what: overFile}
 	if !expires.IsZero() {
 		w.row.Expires = expires.UnixMilli()
 	}
@@ -107,9 +119,10 @@ func (s *Store) Create(ctx context.Context, user, mediaType string, size int64, 
 	left := s.cfg.Quota - used - s.under[user]
 	s.mu.Unlock()
 	if left < w.limit {
-		w.limit, w.over = max(left, 0), s.overQuota()
+		w.limit, w.over, w.what = max(left, 0), s.overQuota(), overAll
 	}
 	if size > w.limit || w.limit == 0 {
+		s.cfg.Over(user, w.what)
 		return nil, w.over
 	}
 	var name [nameOctets]byte
@@ -156,6 +169,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	}
 	w.s.mu.Unlock()
 	if w.err != nil {
+		w.s.cfg.Over(w.row.User, w.what)
 		return 0, w.err
 	}
 	if _, err := w.f.Write(p); err != nil {
@@ -193,6 +207,7 @@ func (w *Writer) Commit(ctx context.Context) (name string, err error) {
 	}
 	if !ok {
 		os.Remove(path)
+		w.s.cfg.Over(w.row.User, overAll)
 		return "", w.s.overQuota()
 	}
 	return w.row.Name, nil

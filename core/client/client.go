@@ -67,6 +67,8 @@ type Config struct {
 	RefreshMessages int
 	// LocalUser asks an adapter whether it has a user, where that is connected; nil asks it directly.
 	LocalUser func(ctx context.Context, a adapter.Adapter, user mimiuri.URI) (bool, error)
+	// NewRoom, if not nil, changes what a room made here begins with: the components of its GroupContext.
+	NewRoom func(room mimiuri.URI, dict *mls.AppDataDictionary)
 	// Bulky has commits carry the whole GroupInfo and ratchet tree always. Otherwise they carry what their hub cannot know
 	// (PartialGroupInfo, distributionService), and the whole only for hubs that refuse that.
 	Bulky bool
@@ -304,6 +306,7 @@ type payload struct {
 	Salt       []byte             `json:"salt,omitempty"`
 	OriginTime int64              `json:"origin_time,omitempty"`
 	Hint       string             `json:"hint,omitempty"`
+	Files      bool               `json:"files,omitempty"` // the content has ExternalParts
 
 	Preset   adapter.Preset          `json:"preset,omitempty"`
 	Role     uint32                  `json:"role,omitempty"`
@@ -477,15 +480,20 @@ func (c *Client) prepare(in *adapter.Intent) (p payload, id content.MessageID, e
 		}
 		b, err := m.Encode()
 		if errors.Is(err, content.ErrLimit) {
+			c.cfg.People.TooMuch(in.Actor, "message size")
 			return p, id, fault.Wrap(fault.TooLarge, "the message is too large", err)
 		}
 		if err != nil {
 			return p, id, fault.Wrap(fault.Malformed, "the message cannot be sent in this form", err)
 		}
 		if len(b) > c.cfg.MaxContent {
+			c.cfg.People.TooMuch(in.Actor, "message size")
 			return p, id, fault.Newf(fault.TooLarge, "a message may have at most %d kB", c.cfg.MaxContent>>10)
 		}
 		p.Content, p.Salt = b, m.Salt[:]
+		for _, part := range m.Body.AllParts() {
+			p.Files = p.Files || part.External != nil
+		}
 		id = content.ID(b, in.Actor, in.Room, m.Salt)
 	default:
 		return p, id, fault.New(fault.Malformed, "unknown kind of request")

@@ -71,7 +71,11 @@ func (e *eventRow) member(tx *store.Tx, room string) error {
 	case e.Kind == adapter.Left && local:
 		return tx.DeleteMember(e.User, room)
 	case e.Kind == adapter.Closed:
-		return tx.DeleteMember("", room)
+		for _, u := range e.Local { // the hub, if it is here, notes the others
+			if err := tx.DeleteMember(u, room); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -310,7 +310,7 @@ func (r *room) message(ch *change, f *wire.FanoutMessage) {
 	}
 	id := content.ID(am.Content, sender, r.uri, m.Salt)
 	e := &eventRow{Kind: adapter.Message, TS: int64(f.Timestamp), ID: id[:], Sender: sender.String(), Content: am.Content,
-		Local: r.view.local(r.c.cfg.Domain, am.Epoch)}
+		Local: r.view.hearers(r.c.cfg.Domain, am.Epoch, sender.String())}
 	if frank := r.frank(f, am, m, sender); frank != nil {
 		e.Frank = frank
 	} else {

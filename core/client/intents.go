@@ -154,6 +154,11 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 		if err := r.pol.CheckSend(uri(in.Actor)); err != nil {
 			return true, r.refuse(ctx, in, pl, fault.Forbidden, fault.Public(err))
 		}
+		if pl.Files {
+			if err := r.checkFiles(uri(in.Actor), pl.Content); err != nil {
+				return true, r.refuse(ctx, in, pl, fault.Forbidden, fault.Public(err))
+			}
+		}
 		tag := wire.FrankingTag([16]byte(pl.Salt), pl.Content)
 		m, err := r.g.Encrypt(leaf, pl.Content, mls.MarshalSafeAAD([]mls.SafeAADItem{wire.FrankAAD(tag)}))
 		if err != nil {
@@ -229,7 +234,7 @@ func (r *room) send(ctx context.Context, in *store.Intent, pl *payload, leaf mls
 func (r *room) sent(ctx context.Context, in *store.Intent, pl *payload, res *wire.SubmitMessageResponse) error {
 	id := content.ID(pl.Content, uri(in.Actor), r.uri, [16]byte(pl.Salt))
 	e := &eventRow{Kind: adapter.Message, TS: int64(res.AcceptedTimestamp), ID: id[:], Sender: in.Actor, Content: pl.Content,
-		Local: r.view.local(r.c.cfg.Domain, in.Epoch)}
+		Local: r.view.hearers(r.c.cfg.Domain, in.Epoch, in.Actor)}
 	if !slices.Contains(e.Local, in.Actor) {
 		e.Local = append(e.Local, in.Actor) // they were there then
 	}

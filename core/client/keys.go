@@ -107,7 +107,7 @@ func (c *Client) KeyMaterial(ctx context.Context, from string, target mimiuri.UR
 	}
 	// From here on everything is done for everybody alike: who asks does not learn whether there is such a user, neither by
 	// what is answered (noConsent is the catch-all) nor by what that takes.
-	if err := c.cfg.People.Invited(ctx, user, from); err != nil {
+	if err := c.cfg.People.Invited(ctx, user, req.RoomID, from); err != nil {
 		return nil, err
 	}
 	exists := false

@@ -512,6 +512,9 @@ func (r *room) startCreate(ctx context.Context, in *store.Intent, pl *payload) e
 	if err != nil {
 		return r.refuse(ctx, in, pl, fault.Malformed, "the room cannot be made in this form")
 	}
+	if r.c.cfg.NewRoom != nil {
+		r.c.cfg.NewRoom(r.uri, &dict)
+	}
 	caps := requiredCapabilities()
 	g, err := mls.CreateGroup(r.c.cfg.MLS, mls.CreateOptions{
 		Suite: Suite, GroupID: []byte(r.uri.GroupOf().String()), Leaf: id.leafOptions(),

@@ -15,8 +15,11 @@ import (
 type People interface {
 	// Admit checks a local user's intent that is new, inside the transaction that stores it; its fault is for the person.
 	Admit(tx *store.Tx, in *adapter.Intent) error
-	// Invited counts that by, for whom the provider from asks, wants to add somebody; a fault.Limited is the answer.
-	Invited(ctx context.Context, by mimiuri.URI, from string) error
+	// Invited counts that by, for whom the provider from asks, wants to add somebody to the room (to any, if it is zero); a
+	// fault.Limited is the answer.
+	Invited(ctx context.Context, by, room mimiuri.URI, from string) error
+	// TooMuch notes that somebody wanted to send what is too large, for the admin.
+	TooMuch(who mimiuri.URI, what string)
 	// May reports whether other may add local to the room, by the same steps whether there is such a user or not.
 	May(ctx context.Context, local, other, room mimiuri.URI) (bool, error)
 	// Ask asks target for consent to an invitation (the room's intent seq) that was refused for want of it, unless that is
@@ -31,8 +34,9 @@ type People interface {
 // everybody is People where nothing is decided.
 type everybody struct{}
 
-func (everybody) Admit(*store.Tx, *adapter.Intent) error             { return nil }
-func (everybody) Invited(context.Context, mimiuri.URI, string) error { return nil }
+func (everybody) Admit(*store.Tx, *adapter.Intent) error                          { return nil }
+func (everybody) Invited(context.Context, mimiuri.URI, mimiuri.URI, string) error { return nil }
+func (everybody) TooMuch(mimiuri.URI, string)                                     {}
 func (everybody) May(context.Context, mimiuri.URI, mimiuri.URI, mimiuri.URI) (bool, error) {
 	return true, nil
 }

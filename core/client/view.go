@@ -42,6 +42,8 @@ type member struct {
 	Title string `json:"title"`
 	Send  bool   `json:"send,omitempty"`
 	Admin bool   `json:"admin,omitempty"`
+	// Deaf: the role lacks canReceiveMessage. It is not shown messages of others.
+	Deaf bool `json:"deaf,omitempty"`
 	// Away: in a room of fixed membership a participant without clients, who is not there yet or any more.
 	Away bool `json:"away,omitempty"`
 	// Since is the epoch from which a local user may see messages.
@@ -96,9 +98,19 @@ func (v *view) room(uri mimiuri.URI) adapter.Room {
 
 // local lists the users of a domain that may see what was sent in an epoch.
 func (v *view) local(domain string, epoch uint64) []string {
+	return v.locals(domain, epoch, func(*member) bool { return true })
+}
+
+// hearers is local for messages: without those whose role lacks canReceiveMessage, but for the sender.
+func (v *view) hearers(domain string, epoch uint64, sender string) []string {
+	return v.locals(domain, epoch, func(m *member) bool { return !m.Deaf || m.User == sender })
+}
+
+func (v *view) locals(domain string, epoch uint64, ok func(*member) bool) []string {
 	var us []string
-	for _, m := range v.Members {
-		if u, err := mimiuri.ParseKind(m.User, mimiuri.User); err == nil && u.Domain == domain && m.Since <= epoch && !m.Away {
+	for i := range v.Members {
+		m := &v.Members[i]
+		if u, err := mimiuri.ParseKind(m.User, mimiuri.User); err == nil && u.Domain == domain && m.Since <= epoch && !m.Away && ok(m) {
 			us = append(us, m.User)
 		}
 	}
@@ -143,7 +155,8 @@ func makeView(pol *policy.State, members []mls.Member, out going, old *view, epo
 			continue
 		}
 		role := pol.Role(p.User)
-		m := member{User: p.User.String(), Role: p.Role, Title: role.Name, Send: role.Can(policy.CanSendMessage), Admin: role.Can(policy.CanChangeUserRole), Since: epoch}
+		m := member{User: p.User.String(), Role: p.Role, Title: role.Name, Send: role.Can(policy.CanSendMessage), Admin: role.Can(policy.CanChangeUserRole),
+			Deaf: !role.Can(policy.CanReceiveMessage), Since: epoch}
 		m.Away = pol.Base.FixedMembership && !has[p.User]
 		if o := old.here(m.User); o != nil && !m.Away {
 			m.Since = min(o.Since, epoch) // a hub that was restored from a copy begins again earlier

@@ -111,8 +111,9 @@ type Config struct {
 	// Peer, if not nil, is asked before anything is done with or for a peer; its error is the answer. It may be called
 	// concurrently and must be quick.
 	Peer func(domain string) error
-	// Limited, if not nil, hears of each request that was refused since its peer was over a rate. As Peer.
-	Limited func(domain string)
+	// Limited, if not nil, hears of each request that was refused since its peer was over a limit: of "requests" in a second or at
+	// the same time, or of a "request size". As Peer.
+	Limited func(domain, what string)
 	Log     zerolog.Logger
 	// Now is the clock by which certificates and caches expire; nil is time.Now.
 	Now func() time.Time

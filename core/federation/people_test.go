@@ -151,8 +151,8 @@ func TestPeerRate(t *testing.T) {
 	var told atomic.Int32
 	a := n.start("a.example", func(c *federation.Config) {
 		c.Limits.PeerRate, c.Now = 2, now.now
-		c.Limited = func(d string) {
-			if d == "b.example" {
+		c.Limited = func(d, what string) {
+			if d == "b.example" && what == "requests" {
 				told.Add(1)
 			}
 		}

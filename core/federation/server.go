@@ -292,6 +292,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 	leave, err := s.enter(ctx, hostOf(from))
 	if err != nil {
 		s.counters.add("refused.busy")
+		if fault.Is(err, fault.Limited) {
+			s.limited(hostOf(from), "requests")
+		}
 		return nil, 0, err
 	}
 	defer leave()
@@ -300,6 +303,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call, path st
 	if err != nil {
 		if fault.Is(err, fault.TooLarge) {
 			s.counters.add("refused.size")
+			s.limited(hostOf(from), "request size")
 		}
 		return nil, 0, err
 	}
@@ -334,12 +338,16 @@ func (s *Server) authenticate(r *http.Request, c *call) (from string, err error)
 	}
 	if err := s.pace(hostOf(from)); err != nil {
 		s.counters.add("refused.rate")
-		if s.cfg.Limited != nil {
-			s.cfg.Limited(hostOf(from))
-		}
+		s.limited(hostOf(from), "requests")
 		return "", err
 	}
 	return from, nil
+}
+
+func (s *Server) limited(peer, what string) {
+	if s.cfg.Limited != nil {
+		s.cfg.Limited(peer, what)
+	}
 }
 
 // parseTarget reads the path's variable: the URI percent-encoded as one segment, or as it is. At the endpoints about people

@@ -187,7 +187,7 @@ func (r *room) propose(ctx context.Context, from string, hash []byte, req *wire.
 			return err
 		}
 		if closed {
-			if err := tx.DropRoutes(r.id); err != nil {
+			if err := errors.Join(tx.DropRoutes(r.id), r.list(tx, nil)); err != nil {
 				return err
 			}
 		}
@@ -269,6 +269,15 @@ func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.U
 	if err != nil {
 		return r.refuse(from, "the room's policy would become unreadable: "+err.Error(), err)
 	}
+	if r.h.cfg.MoreRooms != nil {
+		for _, u := range comers(r.pol, pol) {
+			if err := r.h.cfg.MoreRooms(ctx, u); fault.Is(err, fault.Limited) {
+				return r.refuse(from, fault.Public(err), err)
+			} else if err != nil {
+				return nil, err
+			}
+		}
+	}
 	var stapled []*mls.MLSMessage
 	if staged.External {
 		if stapled, err = r.remake(g, pol, pendingBefore, staged); err != nil {
@@ -310,12 +319,15 @@ func (r *room) commit(ctx context.Context, from string, hash []byte, req *wire.U
 		if err := tx.PutAnswer(r.id, from, hash, response, ts); err != nil {
 			return err
 		}
+		if err := r.list(tx, pol); err != nil {
+			return err
+		}
 		return tx.UpdateHubRoom(&row)
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.g, r.pol = g, pol
+	r.g, r.pol, r.listed = g, pol, pol
 	r.h.cfg.Log.Debug().Str("event", "hub_commit").Str("room", r.id).Str("peer", from).Uint64("epoch", row.Epoch).Int("bytes", len(req.Message.Bytes())).Msg("commit accepted")
 	return response, nil
 }
@@ -533,6 +545,12 @@ func (h *Hub) Submit(ctx context.Context, from string, uri mimiuri.URI, body []b
 		case req.SendingURI.Domain != from:
 			return refuse("the sender is of another provider")
 		}
+		if most := h.cfg.MaxMessage; most > 0 && len(pm.Ciphertext) > most+most/8+4096 {
+			if h.cfg.TooMuch != nil {
+				h.cfg.TooMuch(req.SendingURI, "message size")
+			}
+			return nil, fault.Newf(fault.TooLarge, "a message may have at most %d kB", most>>10)
+		}
 		if h.cfg.Blocked != nil && h.cfg.Blocked(req.SendingURI) {
 			return refuse("the administrator has blocked the sender")
 		}
@@ -669,6 +687,14 @@ func (h *Hub) KeyMaterial(ctx context.Context, from string, uri, target mimiuri.
 	if err != nil {
 		h.Counters.Refused.Add(1)
 		return nil, err
+	}
+	if h.cfg.MoreRooms != nil {
+		if err := h.cfg.MoreRooms(ctx, target); fault.Is(err, fault.Limited) { // the commit would be refused; trying again does not help
+			h.Counters.Refused.Add(1)
+			return nil, fault.New(fault.Forbidden, fault.Public(err))
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	// Not on the room's goroutine: a provider that does not answer must not hold up the room.
 	response, err := h.cfg.Keys.KeyMaterial(ctx, h.cfg.Domain, target, body)

@@ -49,6 +49,12 @@ type Config struct {
 	// Blocked reports whether a user may do nothing but leave; nil: nobody is. It must be quick.
 	Blocked func(user mimiuri.URI) bool
 
+	// MoreRooms refuses, with a fault, a user who may be in no more rooms kept here; nil: everybody may. It may read the store.
+	MoreRooms func(ctx context.Context, user mimiuri.URI) error
+	// MaxMessage is how many octets of content a message may have; 0 is as many as fit. Of what encryption adds it is generous.
+	MaxMessage int
+	// TooMuch hears of a peer's message that is larger; nil: nobody does.
+	TooMuch func(sender mimiuri.URI, what string)
 	// Bundle is how many proposals the hub puts into one message at most; 0 is as many as fit.
 	Bundle int
 
@@ -128,7 +134,8 @@ type room struct {
 
 	news []news // what the transaction under way tells whom
 
-	hearing   []string // providers with users who may receive messages
+	listed    *policy.State // up to where the store knows who is in the room; nil: that is to be compared
+	hearing   []string      // providers with users who may receive messages
 	hearingOf *mls.PublicGroup
 }
 
@@ -169,7 +176,7 @@ func (k *roomKeys) parse(b []byte) error {
 	return k.franking.UnmarshalBinary(k.Franking)
 }
 
-func (r *room) drop() { r.row, r.g, r.pol = nil, nil, nil }
+func (r *room) drop() { r.row, r.g, r.pol, r.listed = nil, nil, nil, nil }
 
 // load reads the room if it is not in memory. It returns a NotFound fault for a room that is not kept here or that
 // is not open.
@@ -455,6 +462,9 @@ func (h *Hub) Destroy(ctx context.Context, uri mimiuri.URI) error {
 			ts++
 		}
 		err := r.write(ctx, &row, func(tx *store.Tx) error {
+			if err := r.list(tx, nil); err != nil {
+				return err
+			}
 			for _, f := range fs {
 				if err := r.logEntry(tx, &row, int64(f.Timestamp), f, domains(members, "")); err != nil {
 					return err

@@ -366,7 +366,7 @@ func (g *guard) KeyMaterial(ctx context.Context, from string, room, target mimiu
 		return nil, fault.New(fault.Forbidden, "the administrator has blocked this user")
 	}
 	if target.Domain != g.p.cfg.Domain { // for one's own users it is counted where their keys are given
-		if err := g.p.Invited(ctx, req.RequestingUser, from); err != nil {
+		if err := g.p.Invited(ctx, req.RequestingUser, room, from); err != nil {
 			return nil, err
 		}
 	}

@@ -31,6 +31,9 @@ const (
 	flagAnswered = 2
 )
 
+// questionsThatWait is the limit by which what others want of one user is capped, as the admin is told of it.
+const questionsThatWait = "questions that wait"
+
 type verdict int
 
 const (
@@ -217,9 +220,9 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 		return err
 	}
 	var over error
-	fresh, granted := false, false
+	fresh, granted, full := false, false, false
 	err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		over, fresh, granted = nil, false, false
+		over, fresh, granted, full = nil, false, false, false
 		if from != p.cfg.Domain {
 			if over = p.useBoth(tx, other, from, "consent", p.settings().Limits.ConsentRequests); fault.Is(over, fault.Limited) {
 				return nil
@@ -250,7 +253,9 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 			}
 		case v == yes:
 			o.tell, granted = out(local, other, e.RoomID, kindUpdate, wire.ConsentGrant), true
-		case v == ask && row.Grants != asked && r.all.Grants != asked && open < p.settings().Limits.Pending:
+		case v == ask && row.Grants != asked && r.all.Grants != asked && open >= p.settings().Limits.Pending:
+			full = true
+		case v == ask && row.Grants != asked && r.all.Grants != asked:
 			row.Grants, row.AskedUntil = asked, p.now()+questionLife.Milliseconds()
 			o.row, o.show, o.flags, fresh = row, true, flagAsked, true
 		}
@@ -262,6 +267,9 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 	if err == nil {
 		if fresh {
 			p.Counters.Asked.Add(1)
+		}
+		if full { // beside the answer, which comes no later for it
+			go p.TooMuch(local, questionsThatWait)
 		}
 		p.kickAll()
 		if e.Operation == wire.ConsentRequest && !granted && !p.questions(e.RoomID) {
@@ -283,9 +291,9 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 	}
 	var over error
 	var waits []store.Wait
-	answered := false
+	answered, full := false, false
 	err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		over, waits, answered = nil, nil, false
+		over, waits, answered, full = nil, nil, false, false
 		if from != p.cfg.Domain {
 			if over = p.useBoth(tx, other, from, "consent updates", p.settings().Limits.Invites); fault.Is(over, fault.Limited) {
 				return nil
@@ -316,7 +324,8 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 		}
 		known := row.Since > 0 // without a row it is unsolicited
 		var o outcome
-		if exists && (known || n < p.settings().Limits.Pending) {
+		full = exists && !known && n >= p.settings().Limits.Pending
+		if exists && !full {
 			row.Granted, row.AskingUntil = state, 0
 			o.row, o.show = row, true
 			if answered {
@@ -335,6 +344,9 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 	if err == nil {
 		if answered {
 			p.Counters.Answered.Add(1)
+		}
+		if full {
+			go p.TooMuch(local, questionsThatWait)
 		}
 		p.kickAll()
 		p.wake(waits)

@@ -37,7 +37,7 @@ func TestInventedUsers(t *testing.T) {
 		if port++; user != "eager" { // whoever has the host's certificate may call themselves that
 			peer += fmt.Sprint(":", port)
 		}
-		err := p.Invited(ctx, mimiuri.MustParse("mimi://"+peer+"/u/"+user), peer)
+		err := p.Invited(ctx, mimiuri.MustParse("mimi://"+peer+"/u/"+user), mimiuri.URI{}, peer)
 		if err != nil && !fault.Is(err, fault.Limited) {
 			t.Fatal(err)
 		}

@@ -69,10 +69,10 @@ const (
 // Limits bound what one may do. Zero fields take the default named, negative ones are no limit.
 type Limits struct {
 	ConsentRequests int // of a user in an hour: 10
-	RoomsADay       int // that a user makes in a day: 5
+	RoomsADay       int // that a user makes in a day, or, of one elsewhere, brings to users here: 5
 	Invites         int // of a user in an hour: 30
 	Lookups         int // of a user in an hour: 20
-	Rooms           int // in which a user is: 200
+	Rooms           int // in which a user is; of one elsewhere, of rooms kept here: 200
 	Pending         int // questions that wait for one user's answer: 50
 	Blocks          int // that one user has: 1,000
 	Contacts        int // that one user has: 5,000
@@ -411,13 +411,17 @@ func (p *People) Limited(who, what string, until int64) {
 // provider is a domain as it stands in URIs, counts and blocks.
 func provider(domain string) mimiuri.URI { return mimiuri.URI{Domain: domain} }
 
-// useBoth takes one off what a user elsewhere may do and off what their provider may.
+// useBoth takes one off what a user elsewhere may do in an hour and off what their provider may.
 func (p *People) useBoth(tx *store.Tx, user mimiuri.URI, peer, what string, limit int) error {
-	all := min(limit*min(p.settings().Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
-	who, sentence := provider(mimiuri.Host(peer)).String(), "this provider's users have asked for too much; please wait an hour"
+	return p.useBothIn(tx, user, peer, what, time.Hour, limit, "an hour")
+}
+
+func (p *People) useBothIn(tx *store.Tx, user mimiuri.URI, peer, what string, window time.Duration, limit int, words string) error {
+	all := p.ofAll(limit)
+	who, sentence := provider(mimiuri.Host(peer)).String(), "this provider's users have asked for too much; please wait "+words
 	if !user.IsZero() {
 		// First, so that a peer that is over cannot have a row written for each user that it thinks up.
-		now, w := p.now(), time.Hour.Milliseconds()
+		now, w := p.now(), window.Milliseconds()
 		n, err := tx.Used(who, what, now-now%w)
 		if err != nil {
 			return err
@@ -425,11 +429,16 @@ func (p *People) useBoth(tx *store.Tx, user mimiuri.URI, peer, what string, limi
 		if n >= int64(all) {
 			return p.over(who, what, now-now%w+w, sentence)
 		}
-		if err := p.use(tx, user.String(), what, time.Hour, limit, "this user has asked for too much; please wait an hour"); err != nil {
+		if err := p.use(tx, user.String(), what, window, limit, "this user has asked for too much; please wait "+words); err != nil {
 			return err
 		}
 	}
-	return p.use(tx, who, what, time.Hour, all, sentence)
+	return p.use(tx, who, what, window, all, sentence)
+}
+
+// ofAll is what all users of a peer may do together.
+func (p *People) ofAll(limit int) int {
+	return min(limit*min(p.settings().Limits.PeerFactor, math.MaxInt32), math.MaxInt32)
 }
 
 // Admit checks a local user's intent against limits and blocks, inside the transaction that stores it.
@@ -478,14 +487,18 @@ func (p *People) Admit(tx *store.Tx, in *adapter.Intent) error {
 	return nil
 }
 
-// Invited counts an invitation by a user elsewhere; by is asked for by the provider from, authenticated.
-func (p *People) Invited(ctx context.Context, by mimiuri.URI, from string) error {
+// Invited counts an invitation by a user elsewhere, and the room, if it is another one than any in which there are users of this
+// provider: bringing rooms here is to them what making rooms is to a local user. by is asked for by the provider from, authenticated.
+// room may be zero.
+func (p *People) Invited(ctx context.Context, by, room mimiuri.URI, from string) error {
 	if by.Domain == p.cfg.Domain {
 		return nil // counted when it was taken in
 	}
 	var over error
 	err := p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		over = p.useBoth(tx, by, from, "invites", p.settings().Limits.Invites)
+		if over = p.useBoth(tx, by, from, "invites", p.settings().Limits.Invites); over == nil {
+			over = p.brings(tx, by, room, from)
+		}
 		if fault.Is(over, fault.Limited) {
 			return nil // what was counted stays counted
 		}
@@ -495,4 +508,55 @@ func (p *People) Invited(ctx context.Context, by mimiuri.URI, from string) error
 		err = over
 	}
 	return err
+}
+
+// brings counts a room that somebody elsewhere brings here, once a day however many they add to it.
+func (p *People) brings(tx *store.Tx, by, room mimiuri.URI, from string) error {
+	if room.IsZero() || room.Domain == p.cfg.Domain {
+		return nil
+	}
+	status, _, known, err := tx.ClientEpoch(room.String())
+	if err != nil || known && status == store.ClientJoined {
+		return err
+	}
+	day := 24 * time.Hour
+	now, w := p.now(), day.Milliseconds()
+	what := "room " + room.String()
+	if n, err := tx.Used(by.String(), what, now-now%w); err != nil || n > 0 {
+		return err
+	}
+	if err := p.useBothIn(tx, by, from, "rooms", day, p.settings().Limits.RoomsADay, "until tomorrow"); err != nil {
+		return err
+	}
+	_, err = tx.Use(by.String(), what, now-now%w, 1)
+	return err
+}
+
+// MoreRooms refuses a user elsewhere who is in as many rooms kept here as one may be, or whose provider's users are.
+func (p *People) MoreRooms(ctx context.Context, user mimiuri.URI) error {
+	if user.Domain == p.cfg.Domain {
+		return nil // see Admit and May
+	}
+	var n, all int
+	if err := p.cfg.Store.View(ctx, func(tx *store.Tx) (err error) {
+		if n, err = tx.CountMember(user.String()); err == nil {
+			all, err = tx.CountMembers(mimiuri.Host(user.Domain))
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	limit, until := p.settings().Limits.Rooms, p.now()+time.Hour.Milliseconds()
+	switch {
+	case n >= limit:
+		return p.over(user.String(), "rooms at a time", until, "this user cannot be in more rooms of this provider")
+	case all >= p.ofAll(limit):
+		return p.over(provider(mimiuri.Host(user.Domain)).String(), "rooms at a time", until, "users of this provider cannot be in more rooms here")
+	}
+	return nil
+}
+
+// TooMuch notes that a user, or a peer, wanted to do more at once than anybody may: a message or a file that is too large.
+func (p *People) TooMuch(who mimiuri.URI, what string) {
+	p.Limited(who.String(), what, p.now()+time.Hour.Milliseconds())
 }

@@ -11,7 +11,7 @@ import (
 const (
 	inCiphertext = "it is about what a message says, which the hub sees as ciphertext; clients show, hide and refuse"
 	inClients    = "it is about what a client does with what it has received"
-	inAssets     = "an asset is ciphertext at the provider of who uploads it, and its media type is in the message"
+	inAssets     = "an asset is ciphertext at the provider of who uploads it, and its media type is in the message; clients refuse (TestAssetPolicy)"
 	noCalls      = "MIMI has no calls yet"
 	reserved     = "reserved, without a meaning in the draft"
 )

@@ -36,6 +36,7 @@ type State struct {
 	Metadata      RoomMetadata
 	PreAuth       PreAuthData
 	History       HistoryPolicy // Forbidden without the component
+	Assets        *AssetPolicy  // nil without the component
 	FrankingAgent []byte        // FrankingAgentData, or nil
 
 	dict    mls.AppDataDictionary
@@ -81,6 +82,13 @@ func ParseState(dict mls.AppDataDictionary) (*State, error) {
 		if s.History, err = ParseHistoryPolicy(b); err != nil {
 			return nil, err
 		}
+	}
+	if b, ok = dict.Get(ComponentAssetPolicy); ok {
+		p, err := ParseAssetPolicy(b)
+		if err != nil {
+			return nil, err
+		}
+		s.Assets = &p
 	}
 	if b, ok = dict.Get(ComponentFrankingAgent); ok {
 		if _, err = parseFrankingAgent(b); err != nil {

@@ -408,12 +408,12 @@ func (tx *Tx) DeletePeerRule(domain string) error {
 	return tx.do(`DELETE FROM peer_rule WHERE domain=?`, domain)
 }
 
-// PutMember notes that a local user is in a room, DeleteMember that they are not.
+// PutMember notes that a local user is in a room, or a user elsewhere in one that is kept here; DeleteMember that they are not.
 func (tx *Tx) PutMember(user, room string) error {
 	return tx.do(`INSERT INTO member (local_user, room_id) VALUES (?, ?) ON CONFLICT DO NOTHING`, user, room)
 }
 
-// DeleteMember notes that a local user is not in a room; an empty user is all of them.
+// DeleteMember notes that somebody is not in a room; an empty user is everybody.
 func (tx *Tx) DeleteMember(user, room string) error {
 	if user == "" {
 		return tx.do(`DELETE FROM member WHERE room_id=?`, room)
@@ -421,7 +421,27 @@ func (tx *Tx) DeleteMember(user, room string) error {
 	return tx.do(`DELETE FROM member WHERE local_user=? AND room_id=?`, user, room)
 }
 
-// CountMember says in how many rooms a local user is.
+// CountMembers says in how many rooms the users of a host are, with whatever port, one after the other.
+func (tx *Tx) CountMembers(host string) (n int, err error) {
+	u := "mimi://" + host // '0' comes after '/', ';' after ':'
+	_, err = tx.one([]any{&n}, `SELECT count(*) FROM member WHERE local_user>=? AND local_user<? OR local_user>=? AND local_user<?`, u+"/", u+"0", u+":", u+";")
+	return n, err
+}
+
+// RoomMembers lists who is noted to be in a room.
+func (tx *Tx) RoomMembers(room string) (users []string, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var u string
+		if err := scan(&u); err != nil {
+			return err
+		}
+		users = append(users, u)
+		return nil
+	}, `SELECT local_user FROM member WHERE room_id=? ORDER BY local_user`, room)
+	return users, err
+}
+
+// CountMember says in how many rooms a user is.
 func (tx *Tx) CountMember(user string) (n int, err error) {
 	_, err = tx.one([]any{&n}, `SELECT count(*) FROM member WHERE local_user=?`, user)
 	return n, err
