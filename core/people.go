@@ -21,6 +21,21 @@ func (h *host) Consent(ctx context.Context, local, other, room mimiuri.URI, acti
 	return h.p.People.Consent(ctx, local, other, room, action)
 }
 
+func (h *host) AnswerInvitation(ctx context.Context, local, room mimiuri.URI, accept bool) error {
+	by, err := h.p.Client.Inviter(ctx, room, local)
+	if err != nil || by.IsZero() {
+		return err
+	}
+	action := adapter.RefuseConsent
+	if accept {
+		action = adapter.GrantConsent
+	}
+	if err := h.p.People.Consent(ctx, local, by, room, action); err != nil {
+		return err
+	}
+	return h.p.Client.Answered(ctx, room, local)
+}
+
 func (h *host) Contacts(ctx context.Context, local mimiuri.URI) ([]adapter.Contact, error) {
 	return h.p.People.Contacts(ctx, local)
 }

@@ -498,6 +498,46 @@ func TestContactsAreAsked(t *testing.T) {
 	}
 }
 
+// TestInvitationAnswered: where being added is the question, accepting an invitation grants consent for the room to whoever added one,
+// and declining refuses it: they are not added to it again. Others' rooms and the same one's other rooms are as before.
+func TestInvitationAnswered(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	ctx := t.Context()
+	alice, bob, ben := a.user("alice"), b.user("bob"), b.user("ben")
+	room := open(t, a, bob, ben)
+	answer := func(user mimiuri.URI, accept bool) {
+		t.Helper()
+		if err := b.mem.host.AnswerInvitation(ctx, user, room, accept); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c := b.contact(bob, alice, room); c.Grants != adapter.ConsentNone {
+		t.Errorf("before the answer: %+v", c)
+	}
+	answer(bob, true)
+	if c := b.contact(bob, alice, room); c.Grants != adapter.ConsentGranted {
+		t.Errorf("after accepting: %+v", c)
+	}
+	a.awaitContact(alice, bob, room, func(c adapter.Contact) bool { return c.Granted == adapter.ConsentGranted })
+	// It is answered once: what they say later by hand stays.
+	b.consent(bob, alice, room, adapter.RefuseConsent)
+	answer(bob, true)
+	if c := b.contact(bob, alice, room); c.Grants != adapter.ConsentRefused {
+		t.Errorf("after taking it back: %+v", c)
+	}
+	answer(ben, false)
+	b.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: room, Actor: ben})
+	a.awaitLeft(room, ben)
+	a.awaitRefused(room, a.invite(room, "alice", ben))
+	other := a.openRoom("alice", "other")
+	a.invite(other, "alice", ben)
+	b.awaitJoined(other, ben)
+	if err := b.mem.host.AnswerInvitation(ctx, b.user("nobody"), room, true); err != nil {
+		t.Errorf("without an invitation: %v", err)
+	}
+}
+
 // TestConsentDurable: a question outlives restarts on both sides, reaches a peer that was down, is shown until it was taken, and
 // is over after 30 days, without a second one.
 func TestConsentDurable(t *testing.T) {

@@ -202,7 +202,10 @@ func (s *service) available(in *packet) error {
 		return r.changed(se, req)
 	}
 	req.history = readHistory(x.child(nsMUC, "history"))
-	if known && r.members[user] != nil {
+	if m := r.members[user]; known && m != nil {
+		if len(m.sessions) == 0 {
+			s.work.post("answer "+user.String(), func() { s.answerInvite(user, u, true) })
+		}
 		out, err := r.enter(req)
 		if err != nil {
 			return err
@@ -836,12 +839,23 @@ func (s *service) decline(in *packet, user, u mimiuri.URI, d *element) error {
 			}
 		}
 	}
+	s.answerInvite(user, u, false)
 	id := in.id
 	if id == "" {
 		id = rand.Text()
 	}
 	h, _ := hint{Kind: hintInvite, JID: in.from.String(), ID: in.id, To: in.to.String()}.encode()
 	return s.intake(adapter.Intent{Kind: adapter.LeaveRoom, Room: u, Actor: user, OriginID: originID(in.from, "decline", id), Hint: h})
+}
+
+// answerInvite tells the provider what somebody says to an invitation. That it cannot be noted (the contacts are as many as allowed) is no
+// reason not to let them in or out.
+func (s *service) answerInvite(user, room mimiuri.URI, accept bool) {
+	ctx, cancel := s.timeout()
+	defer cancel()
+	if err := s.host.AnswerInvitation(ctx, user, room, accept); err != nil {
+		s.log.Warn().Err(err).Str("room", room.String()).Msg("the answer to an invitation could not be noted")
+	}
 }
 
 func textOf(kids []*element, local string) string {

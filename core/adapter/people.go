@@ -105,6 +105,11 @@ type People interface {
 	// Profile is what is known of a user: what they have published here, or what their provider told.
 	Profile(ctx context.Context, user mimiuri.URI) (Profile, bool, error)
 
+	// AnswerInvitation says that a local user has accepted or declined that somebody added them to a room, which the network shows
+	// as an invitation: it grants or refuses consent for that room to whoever did. Declining is followed by a LeaveRoom. Without
+	// an invitation that is open it does nothing.
+	AnswerInvitation(ctx context.Context, local, room mimiuri.URI, accept bool) error
+
 	// Block and Unblock are a local user's own list; Blocked lists it. Messages of blocked users are not shown to them,
 	// requests and invitations of what is blocked are as if refused.
 	Block(ctx context.Context, local mimiuri.URI, target BlockTarget) error
@@ -172,6 +177,9 @@ func (Unavailable) Find(context.Context, mimiuri.URI, string, string, string) ([
 func (Unavailable) SetProfile(context.Context, mimiuri.URI, Profile) error { return errUnavailable }
 func (Unavailable) Profile(context.Context, mimiuri.URI) (Profile, bool, error) {
 	return Profile{}, false, nil
+}
+func (Unavailable) AnswerInvitation(context.Context, mimiuri.URI, mimiuri.URI, bool) error {
+	return nil
 }
 func (Unavailable) Block(context.Context, mimiuri.URI, BlockTarget) error   { return errUnavailable }
 func (Unavailable) Unblock(context.Context, mimiuri.URI, BlockTarget) error { return errUnavailable }

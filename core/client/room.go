@@ -465,6 +465,7 @@ func (r *room) commit(ctx context.Context, ch *change) error {
 				r.drop()
 				return err
 			}
+			v.added(r.view, ch.actor, r.c.cfg.Domain)
 			// Nobody is left who could commit the removals that are pending: the hub closes the room.
 			ch.out = ch.out || !slices.ContainsFunc(r.g.Members(), func(m mls.Member) bool { return !out.leaves[m.Leaf] })
 			ch.over = out.over || !pol.Base.PersistentRoom && len(pol.Users()) <= 1

@@ -46,6 +46,8 @@ type member struct {
 	Deaf bool `json:"deaf,omitempty"`
 	// Away: in a room of fixed membership a participant without clients, who is not there yet or any more.
 	Away bool `json:"away,omitempty"`
+	// By is who added a local user who has not said yet whether they want to be in the room.
+	By string `json:"by,omitempty"`
 	// Since is the epoch from which a local user may see messages.
 	Since uint64 `json:"since,omitempty"`
 }
@@ -160,6 +162,7 @@ func makeView(pol *policy.State, members []mls.Member, out going, old *view, epo
 		m.Away = pol.Base.FixedMembership && !has[p.User]
 		if o := old.here(m.User); o != nil && !m.Away {
 			m.Since = min(o.Since, epoch) // a hub that was restored from a copy begins again earlier
+			m.By = o.By
 		}
 		v.Members = append(v.Members, m)
 	}
@@ -246,6 +249,23 @@ func (r *room) genuine(tx *store.Tx, g *mls.Group, users []string, going map[mls
 		}
 	}
 	return list, nil
+}
+
+// added notes by whom local users have come in who were not in old.
+func (v *view) added(old *view, by mimiuri.URI, domain string) {
+	if by.Kind != mimiuri.User {
+		return
+	}
+	was := map[string]bool{}
+	for _, m := range old.Members {
+		was[m.User] = !m.Away
+	}
+	own, who := "mimi://"+domain+"/", by.String()
+	for i := range v.Members {
+		if m := &v.Members[i]; !m.Away && !was[m.User] && m.User != who && strings.HasPrefix(m.User, own) {
+			m.By = who
+		}
+	}
 }
 
 // without is the view when no user of a domain takes part any more.
