@@ -2,7 +2,6 @@ package policy
 
 import (
 	"mime"
-	"net"
 	"slices"
 	"strings"
 
@@ -82,13 +81,10 @@ func sameDomain(a, b string) bool {
 }
 
 func bareHost(s string) string {
-	if host, _, err := net.SplitHostPort(s); err == nil {
-		s = host
-	}
 	if d, err := mimiuri.NormalizeDomain(s); err == nil {
-		return d
+		return mimiuri.Host(d)
 	}
-	return strings.ToLower(s)
+	return strings.ToLower(mimiuri.Host(s))
 }
 
 // matches reports whether a media type is the one meant: one without parameters means all with that type and subtype.
