@@ -8,8 +8,8 @@ import (
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
-// TestAllOnPostgres: whatever is tested of a provider holds with PostgreSQL as well. Left out are what looks into SQLite's files, and
-// TestNoOracle, which counts every statement of a request: where nodes share a database, loops that look each second add theirs.
+// TestAllOnPostgres: whatever is tested of a provider holds with PostgreSQL as well. Left out is what looks into SQLite's files:
+// TestForget seeks keys in the database file and its log, TestUpgrade begins with files of an older schema, which only SQLite had.
 func TestAllOnPostgres(t *testing.T) {
-	testnet.AgainOnPostgres(t, "TestForget", "TestUpgrade", "TestNoOracle")
+	testnet.AgainOnPostgres(t, "TestForget", "TestUpgrade")
 }
