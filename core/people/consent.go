@@ -209,23 +209,25 @@ func (p *People) entry(from string, body []byte, update bool) (e *wire.ConsentEn
 // errNobody is what every request gets where nobody can be asked.
 var errNobody = fault.New(fault.NotFound, "there is no such user, or they do not want to be asked")
 
-// RequestConsent is port.People's, for users of this provider. It says nothing of what becomes of the request.
-func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte) error {
-	e, local, other, err := p.entry(from, body, false)
+// heard is what both endpoints of consent do: it finds out whether the local user exists, counts what the peer does, reads how the two
+// stand and writes what decide makes of it, for users who do not exist as well. decide may be called again for the same word. more, if
+// not nil, is read in the same transaction.
+func (p *People) heard(ctx context.Context, from string, body []byte, update bool, limit string, most func(*Limits) int,
+	decide func(tx *store.Tx, r *relation, e *wire.ConsentEntry, exists bool) (outcome, error), more func(tx *store.Tx, local, other mimiuri.URI) error) (local mimiuri.URI, e *wire.ConsentEntry, err error) {
+	e, local, other, err := p.entry(from, body, update)
 	if err != nil {
-		return err
+		return local, e, err
 	}
 	exists, err := p.exists(ctx, local)
 	if err != nil {
-		return err
+		return local, e, err
 	}
 	var over error
-	fresh, granted, full := false, false, false
 	err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		over, fresh, granted, full = nil, false, false, false
+		over = nil
 		if from != p.cfg.Domain {
-			if over = p.useBoth(tx, other, from, "consent", p.settings().Limits.ConsentRequests); fault.Is(over, fault.Limited) {
-				return nil
+			if over = p.useBoth(tx, other, from, limit, most(&p.settings().Limits)); fault.Is(over, fault.Limited) {
+				return nil // what was counted stays counted
 			} else if over != nil {
 				return over
 			}
@@ -234,11 +236,30 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 		if err != nil {
 			return err
 		}
-		open, err := tx.CountAsked(local.String())
-		if err != nil {
-			return err
+		o, err := decide(tx, r, e, exists)
+		if err == nil {
+			err = p.write(tx, &o)
 		}
-		var o outcome
+		if err == nil && more != nil {
+			err = more(tx, local, other)
+		}
+		return err
+	})
+	if err == nil {
+		err = over
+	}
+	return local, e, err
+}
+
+// RequestConsent is port.People's, for users of this provider. It says nothing of what becomes of the request.
+func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte) error {
+	fresh, granted, full := false, false, false
+	local, e, err := p.heard(ctx, from, body, false, "consent", func(l *Limits) int { return l.ConsentRequests }, func(tx *store.Tx, r *relation, e *wire.ConsentEntry, exists bool) (o outcome, err error) {
+		fresh, granted, full = false, false, false
+		open, err := tx.CountAsked(r.local.String())
+		if err != nil {
+			return o, err
+		}
 		row := r.one
 		v := p.decide(r)
 		if v == ask && !p.questions(e.RoomID) {
@@ -252,62 +273,39 @@ func (p *People) RequestConsent(ctx context.Context, from, _ string, body []byte
 				o.row, o.show = row, true
 			}
 		case v == yes:
-			o.tell, granted = out(local, other, e.RoomID, kindUpdate, wire.ConsentGrant), true
+			o.tell, granted = out(r.local, r.other, e.RoomID, kindUpdate, wire.ConsentGrant), true
 		case v == ask && row.Grants != asked && r.all.Grants != asked && open >= p.settings().Limits.Pending:
 			full = true
 		case v == ask && row.Grants != asked && r.all.Grants != asked:
 			row.Grants, row.AskedUntil = asked, p.now()+questionLife.Milliseconds()
 			o.row, o.show, o.flags, fresh = row, true, flagAsked, true
 		}
-		return p.write(tx, &o)
-	})
-	if err == nil {
-		err = over
+		return o, nil
+	}, nil)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		if fresh {
-			p.Counters.Asked.Add(1)
-		}
-		if full { // beside the answer, which comes no later for it
-			go p.TooMuch(local, questionsThatWait)
-		}
-		p.kickAll()
-		if e.Operation == wire.ConsentRequest && !granted && !p.questions(e.RoomID) {
-			err = errNobody
-		}
+	if fresh {
+		p.Counters.Asked.Add(1)
 	}
-	return err
+	if full { // beside the answer, which comes no later for it
+		go p.TooMuch(local, questionsThatWait)
+	}
+	p.kickAll()
+	if e.Operation == wire.ConsentRequest && !granted && !p.questions(e.RoomID) {
+		return errNobody
+	}
+	return nil
 }
 
 // UpdateConsent is port.People's, for users of this provider.
 func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte) error {
-	e, local, other, err := p.entry(from, body, true)
-	if err != nil {
-		return err
-	}
-	exists, err := p.exists(ctx, local)
-	if err != nil {
-		return err
-	}
-	var over error
 	var waits []store.Wait
 	answered, full := false, false
-	err = p.cfg.Store.Update(ctx, func(tx *store.Tx) error {
-		over, waits, answered, full = nil, nil, false, false
-		if from != p.cfg.Domain {
-			if over = p.useBoth(tx, other, from, "consent updates", p.settings().Limits.Invites); fault.Is(over, fault.Limited) {
-				return nil
-			} else if over != nil {
-				return over
-			}
-		}
-		r, err := p.read(tx, local, other, e.RoomID)
+	local, _, err := p.heard(ctx, from, body, true, "consent updates", func(l *Limits) int { return l.Invites }, func(tx *store.Tx, r *relation, e *wire.ConsentEntry, exists bool) (o outcome, err error) {
+		n, err := tx.CountUnsolicited(r.local.String())
 		if err != nil {
-			return err
-		}
-		n, err := tx.CountUnsolicited(local.String())
-		if err != nil {
-			return err
+			return o, err
 		}
 		state := granted
 		if e.Operation == wire.ConsentRevoke {
@@ -316,14 +314,13 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 		row := r.one
 		answered = row.Granted == asking
 		if e.RoomID.IsZero() { // it answers what was asked for single rooms as well
-			n, err := tx.EndAsking(local.String(), other.String(), asking, state)
+			n, err := tx.EndAsking(r.local.String(), r.other.String(), asking, state)
 			if err != nil {
-				return err
+				return o, err
 			}
 			answered = n > 0
 		}
 		known := row.Since > 0 // without a row it is unsolicited
-		var o outcome
 		full = exists && !known && n >= p.settings().Limits.Pending
 		if exists && !full {
 			row.Granted, row.AskingUntil = state, 0
@@ -332,26 +329,23 @@ func (p *People) UpdateConsent(ctx context.Context, from, _ string, body []byte)
 				o.flags = flagAnswered
 			}
 		}
-		if err := p.write(tx, &o); err != nil {
-			return err
-		}
+		return o, nil
+	}, func(tx *store.Tx, local, other mimiuri.URI) (err error) {
 		waits, err = tx.WaitsFor(local.String(), other.String())
 		return err
 	})
-	if err == nil {
-		err = over
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		if answered {
-			p.Counters.Answered.Add(1)
-		}
-		if full {
-			go p.TooMuch(local, questionsThatWait)
-		}
-		p.kickAll()
-		p.wake(waits)
+	if answered {
+		p.Counters.Answered.Add(1)
 	}
-	return err
+	if full {
+		go p.TooMuch(local, questionsThatWait)
+	}
+	p.kickAll()
+	p.wake(waits)
+	return nil
 }
 
 func (p *People) wake(waits []store.Wait) {
@@ -394,38 +388,29 @@ func (p *People) Consent(ctx context.Context, local, other, room mimiuri.URI, ac
 		switch action {
 		case adapter.AskConsent:
 			return p.ask(tx, r)
-		case adapter.GrantConsent:
-			if row.Grants == granted {
-				return nil
-			}
-			if err := p.countContact(tx, row); err != nil {
-				return err
-			}
-			row.Grants, row.AskedUntil = granted, 0
-			if err := p.write(tx, &outcome{row: row, tell: out(local, other, room, kindUpdate, wire.ConsentGrant)}); err != nil {
-				return err
-			}
-			if room.IsZero() {
-				return tx.EndAsked(user, them, asked, granted)
-			}
-			return nil
-		case adapter.RefuseConsent:
-			if row.Grants == refused {
-				return nil
-			}
-			if err := p.countContact(tx, row); err != nil {
-				return err
-			}
-			o := outcome{row: row}
-			if row.Grants == granted { // they know; a question that is refused is not answered
+		case adapter.GrantConsent, adapter.RefuseConsent:
+			o, state := outcome{row: row}, granted
+			switch {
+			case action == adapter.GrantConsent:
+				o.tell = out(local, other, room, kindUpdate, wire.ConsentGrant)
+			case row.Grants == granted: // they know; a question that is refused is not answered
 				o.tell = out(local, other, room, kindUpdate, wire.ConsentRevoke)
+				fallthrough
+			default:
+				state = refused
 			}
-			row.Grants, row.AskedUntil = refused, 0
+			if row.Grants == state {
+				return nil
+			}
+			if err := p.countContact(tx, row); err != nil {
+				return err
+			}
+			row.Grants, row.AskedUntil = state, 0
 			if err := p.write(tx, &o); err != nil {
 				return err
 			}
-			if room.IsZero() {
-				return tx.EndAsked(user, them, asked, refused)
+			if room.IsZero() { // it answers what was asked for single rooms as well
+				return tx.EndAsked(user, them, asked, state)
 			}
 			return nil
 		case adapter.ForgetConsent:
