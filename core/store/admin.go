@@ -115,13 +115,5 @@ func (tx *Tx) DropEvents(room, adapter string) (bool, error) {
 
 // Users lists the local users who have an MLS identity.
 func (tx *Tx) Users() (users []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var u string
-		if err := scan(&u); err != nil {
-			return err
-		}
-		users = append(users, u)
-		return nil
-	}, `SELECT user FROM identity ORDER BY user`)
-	return users, err
+	return tx.texts(`SELECT user FROM identity ORDER BY user`)
 }

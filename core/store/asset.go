@@ -54,15 +54,7 @@ func (tx *Tx) UserAssets(user string) (as []Asset, err error) {
 
 // ExpiredAssets lists up to limit files whose time is over at now (ms).
 func (tx *Tx) ExpiredAssets(now int64, limit int) (names []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var n string
-		if err := scan(&n); err != nil {
-			return err
-		}
-		names = append(names, n)
-		return nil
-	}, `SELECT name FROM asset WHERE expires>0 AND expires<=? ORDER BY expires LIMIT 0+?`, now, limit)
-	return names, err
+	return tx.texts(`SELECT name FROM asset WHERE expires>0 AND expires<=? ORDER BY expires LIMIT 0+?`, now, limit)
 }
 
 // DeleteAsset forgets a file; removing the file itself comes after.

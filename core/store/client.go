@@ -153,15 +153,7 @@ func (tx *Tx) ClientEpoch(room string) (status ClientStatus, epoch uint64, ok bo
 
 // ClientRooms lists the rooms of a status.
 func (tx *Tx) ClientRooms(status ClientStatus) (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM client_room WHERE status=? ORDER BY room_id`, status)
-	return rooms, err
+	return tx.texts(`SELECT room_id FROM client_room WHERE status=? ORDER BY room_id`, status)
 }
 
 // EnsureClientRoom makes the row if it is not there.
@@ -457,16 +449,8 @@ func (tx *Tx) EndIntent(room string, seq uint64, status IntentStatus) error {
 
 // RoomsWithWork lists the rooms that have open intents, a pending request or an inbox, or have lost their state.
 func (tx *Tx) RoomsWithWork() (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM intent WHERE status<2 UNION SELECT room_id FROM client_pending UNION SELECT room_id FROM inbox
+	return tx.texts(`SELECT room_id FROM intent WHERE status<2 UNION SELECT room_id FROM client_pending UNION SELECT room_id FROM inbox
 		UNION SELECT room_id FROM client_room WHERE status=1 AND state IS NULL`)
-	return rooms, err
 }
 
 // Event is one thing an adapter is to show. Payload is sealed on its way to disk.
@@ -539,15 +523,7 @@ func (tx *Tx) Delivered(room, adapter string, seq uint64) error {
 
 // RoomsToDeliver lists the rooms with events that the adapter has not shown.
 func (tx *Tx) RoomsToDeliver(adapter string) (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM client_count c WHERE last_event>coalesce((SELECT done FROM delivery d WHERE d.room_id=c.room_id AND d.adapter=?), 0)`, adapter)
-	return rooms, err
+	return tx.texts(`SELECT room_id FROM client_count c WHERE last_event>coalesce((SELECT done FROM delivery d WHERE d.room_id=c.room_id AND d.adapter=?), 0)`, adapter)
 }
 
 // TrimEvents deletes events older than before (ms) that all the adapters have shown; without adapters, all older ones.

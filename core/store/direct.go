@@ -4,15 +4,7 @@ import "strings"
 
 // DirectRooms lists the direct rooms of a pair of users, in order.
 func (tx *Tx) DirectRooms(users string) (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM direct_room WHERE users=? ORDER BY room_id`, users)
-	return rooms, err
+	return tx.texts(`SELECT room_id FROM direct_room WHERE users=? ORDER BY room_id`, users)
 }
 
 // PutDirectRoom notes a direct room.

@@ -24,13 +24,5 @@ func (tx *Tx) DropDue(room string) error { return tx.do(`DELETE FROM room_due WH
 
 // RoomsDue lists the rooms that are to be looked at by now (ms).
 func (tx *Tx) RoomsDue(now int64) (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM room_due WHERE due<=?`, now)
-	return rooms, err
+	return tx.texts(`SELECT room_id FROM room_due WHERE due<=?`, now)
 }

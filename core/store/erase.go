@@ -46,15 +46,7 @@ func (tx *Tx) DeletionRooms(user string, open bool) (rooms []string, err error) 
 	if open {
 		q = `SELECT room_id FROM deletion_room WHERE local_user=? AND done=0 ORDER BY room_id`
 	}
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, q, user)
-	return rooms, err
+	return tx.texts(q, user)
 }
 
 // EndDeletionRoom notes that the user is out of a room.
@@ -98,15 +90,7 @@ func (tx *Tx) RewriteEvent(room string, seq uint64, payload []byte) error {
 
 // EventRooms lists the rooms of which events are kept.
 func (tx *Tx) EventRooms() (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT DISTINCT room_id FROM event ORDER BY room_id`)
-	return rooms, err
+	return tx.texts(`SELECT DISTINCT room_id FROM event ORDER BY room_id`)
 }
 
 // EraseUser deletes every row that is of a local user alone. What they said in rooms stays with those who were there.

@@ -111,15 +111,7 @@ func (tx *Tx) Queues() (qs []Queue, err error) {
 
 // RoomQueues lists the peers of a room that something waits for.
 func (tx *Tx) RoomQueues(room string) (peers []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var p string
-		if err := scan(&p); err != nil {
-			return err
-		}
-		peers = append(peers, p)
-		return nil
-	}, `SELECT peer FROM hub_cursor WHERE room_id=? AND done < last`, room)
-	return peers, err
+	return tx.texts(`SELECT peer FROM hub_cursor WHERE room_id=? AND done < last`, room)
 }
 
 // HubBehind reports whether entries from before ts (ms) still wait for the peer.

@@ -296,15 +296,7 @@ func (tx *Tx) FindPeople(field, folded string, part bool, limit int) (users []st
 	if part {
 		q = `SELECT local_user FROM person_field WHERE field=? AND replace(folded, ?, '')<>folded ORDER BY local_user LIMIT 0+?`
 	}
-	err = tx.each(func(scan func(...any) error) error {
-		var u string
-		if err := scan(&u); err != nil {
-			return err
-		}
-		users = append(users, u)
-		return nil
-	}, q, field, folded, limit)
-	return users, err
+	return tx.texts(q, field, folded, limit)
 }
 
 // Profile is what another provider said of its user.
@@ -430,15 +422,7 @@ func (tx *Tx) CountMembers(host string) (n int, err error) {
 
 // RoomMembers lists who is noted to be in a room.
 func (tx *Tx) RoomMembers(room string) (users []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var u string
-		if err := scan(&u); err != nil {
-			return err
-		}
-		users = append(users, u)
-		return nil
-	}, `SELECT local_user FROM member WHERE room_id=? ORDER BY local_user`, room)
-	return users, err
+	return tx.texts(`SELECT local_user FROM member WHERE room_id=? ORDER BY local_user`, room)
 }
 
 // CountMember says in how many rooms a user is.
@@ -449,15 +433,7 @@ func (tx *Tx) CountMember(user string) (n int, err error) {
 
 // MemberRooms lists the rooms a local user is in.
 func (tx *Tx) MemberRooms(user string) (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM member WHERE local_user=? ORDER BY room_id`, user)
-	return rooms, err
+	return tx.texts(`SELECT room_id FROM member WHERE local_user=? ORDER BY room_id`, user)
 }
 
 // MessagesOf lists the ids of what somebody has sent to a room, the latest first.

@@ -896,6 +896,19 @@ func (tx *Tx) each(fn func(scan func(...any) error) error, q string, args ...any
 	return nil
 }
 
+// texts reads the one column of a query.
+func (tx *Tx) texts(q string, args ...any) (list []string, err error) {
+	err = tx.each(func(scan func(...any) error) error {
+		var s string
+		if err := scan(&s); err != nil {
+			return err
+		}
+		list = append(list, s)
+		return nil
+	}, q, args...)
+	return list, err
+}
+
 // EnsureRoom makes the room's row if it is not there: this node owns it from then on.
 func (tx *Tx) EnsureRoom(room string, now int64) error {
 	return tx.do(`INSERT INTO room (room_id, owner, incarnation, created) VALUES (?, ?, ?, ?) ON CONFLICT (room_id) DO NOTHING`,
@@ -904,13 +917,5 @@ func (tx *Tx) EnsureRoom(room string, now int64) error {
 
 // Rooms lists every room there is a row for.
 func (tx *Tx) Rooms() (rooms []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var r string
-		if err := scan(&r); err != nil {
-			return err
-		}
-		rooms = append(rooms, r)
-		return nil
-	}, `SELECT room_id FROM room ORDER BY room_id`)
-	return rooms, err
+	return tx.texts(`SELECT room_id FROM room ORDER BY room_id`)
 }

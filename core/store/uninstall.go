@@ -65,16 +65,8 @@ func InUse(path string) error {
 
 // LocalUsers lists the local users of whom anything is stored, in order.
 func (tx *Tx) LocalUsers() (users []string, err error) {
-	err = tx.each(func(scan func(...any) error) error {
-		var u string
-		if err := scan(&u); err != nil {
-			return err
-		}
-		users = append(users, u)
-		return nil
-	}, `SELECT user FROM identity UNION SELECT local_user FROM member UNION SELECT local_user FROM consent UNION SELECT local_user FROM person
+	return tx.texts(`SELECT user FROM identity UNION SELECT local_user FROM member UNION SELECT local_user FROM consent UNION SELECT local_user FROM person
 		UNION SELECT owner FROM block WHERE owner<>'' ORDER BY 1`)
-	return users, err
 }
 
 // Untold counts what other providers have still to be told about consent, by peer.
