@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/mls"
 	"github.com/mimibridge/mimibridge/core/policy"
+	"github.com/mimibridge/mimibridge/core/port"
 	"github.com/mimibridge/mimibridge/core/wire"
 )
 
@@ -563,4 +565,49 @@ func TestForgedUsers(t *testing.T) {
 	if r, _, err := a.mem.host.Room(context.Background(), room); err != nil || slices.ContainsFunc(r.Participants, func(p adapter.Participant) bool { return p.User == amy || p.User == ann }) {
 		t.Errorf("the room is %+v, %v", r.Participants, err)
 	}
+}
+
+// equivocator is a hub that, once it is told to, says that it has accepted a change and keeps it to itself.
+type equivocator struct {
+	port.Hub
+	next *atomic.Bool
+}
+
+func (e *equivocator) Update(ctx context.Context, from string, room mimiuri.URI, body []byte) ([]byte, error) {
+	req, err := wire.ParseUpdateRequest(body)
+	if err == nil && req.Message.ContentType() == mls.ContentCommit && e.next.CompareAndSwap(true, false) {
+		return (&wire.UpdateRoomResponse{Code: wire.UpdateSuccess, AcceptedTimestamp: uint64(time.Now().UnixMilli())}).Marshal(), nil
+	}
+	return e.Hub.Update(ctx, from, room, body)
+}
+
+// TestEquivocatingHub: a hub that shows one follower another history of the room than the others is seen through as soon as somebody says
+// something in the epoch that both have: the keys are not the same. Who was deceived joins anew, and everybody has one history again.
+func TestEquivocatingHub(t *testing.T) {
+	_, ps := newNetwork(t, "a.example", "b.example", "c.example")
+	a, b, c := ps[0], ps[1], ps[2]
+	var lie atomic.Bool
+	c.wrap = func(h port.Hub) port.Hub { return &equivocator{h, &lie} }
+	for _, p := range ps {
+		p.wait = 300 * time.Millisecond
+		p.start()
+	}
+	room := open(t, a, b.user("bob"), c.user("carol"))
+	b.awaitJoined(room, c.user("carol"))
+	who := map[*provider]string{a: "alice", b: "bob", c: "carol"}
+	talk(t, room, "before", who)
+	rename := func(p *provider, user, name string) {
+		p.intake(adapter.Intent{Kind: adapter.SetMetadata, Room: room, Actor: p.user(user), Metadata: &adapter.MetadataChange{Name: &name}})
+		p.awaitView(room, "renamed", func(r adapter.Room) bool { return r.Name == name })
+	}
+	lie.Store(true)
+	rename(c, "carol", "Cellar")
+	rename(b, "bob", "Attic")
+	if c.view(room).Name != "Cellar" {
+		t.Fatal("carol is not in another history")
+	}
+	b.say(room, "bob", "which carol cannot read")
+	c.awaitCounter("times joined anew", &c.core.Client.Counters.Resyncs, 1)
+	c.awaitView(room, "as the others have it", func(r adapter.Room) bool { return r.Name == "Attic" })
+	talk(t, room, "after", who)
 }
