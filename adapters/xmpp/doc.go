@@ -70,7 +70,12 @@
 // A subscription is a consent (people.go). What a person can do is offered as ad-hoc commands and, by the same table, as lines to the
 // gateway (commands.go, simple.go). What people are told stands in catalogue.go.
 //
-// # Limits of this version
+// # What is kept
 //
-// See docs/xmpp.md. Presence of the 201st and later participants of a room is shown once they speak.
+// Ids of messages for as long as the provider keeps ids, all of a user until EraseUser (erase.go).
+//
+// # Limits
+//
+// Presence of the 201st and later participants of a room is shown once they speak. What MIMI rooms do not have (passwords, hidden
+// addresses) is refused with the reason. docs/xmpp.md lists feature by feature what is tested, and what Smack's tests say.
 package xmpp

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -239,6 +240,7 @@ type uploads struct {
 
 	mu     sync.Mutex
 	looked time.Time
+	search chan struct{} // closed when the search under way is over; nil: none is
 	jid    string
 	max    int64
 	hosts  map[string]bool // where its files are
@@ -273,17 +275,42 @@ func (f *uploads) knows(ctx context.Context, s *service, host string) bool {
 	return f.hosts[host]
 }
 
-// service finds the upload service, at most once in ten minutes.
+// lookWait is how long a file waits for the upload service to be found. The search itself goes on; a room does not wait for a server that
+// does not answer. lookAgain is after what time a search that found nothing is repeated.
+const (
+	lookWait  = 3 * time.Second
+	lookAgain = 10 * time.Minute
+)
+
+// service gives the upload service and the most octets of a file in it. One search is under way at a time.
 func (f *uploads) service(s *service) (string, int64, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.jid != "" {
-		return f.jid, f.max, nil
+	if f.jid == "" && f.search == nil && time.Since(f.looked) >= lookAgain {
+		f.looked = time.Now()
+		f.search = make(chan struct{})
+		go f.find(s, f.search)
 	}
-	if time.Since(f.looked) < 10*time.Minute {
+	search := f.search
+	f.mu.Unlock()
+	if search != nil {
+		t := time.NewTimer(lookWait)
+		defer t.Stop()
+		select {
+		case <-search:
+		case <-t.C:
+		case <-s.ctx.Done():
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.jid == "" {
 		return "", 0, errNoUpload
 	}
-	f.looked = time.Now()
+	return f.jid, f.max, nil
+}
+
+// find looks for the upload service: at the server, and at what it lists, all at once.
+func (f *uploads) find(s *service, done chan struct{}) {
 	ask := func(to, ns string) *element {
 		e, err := s.request(s.toUser, el("", "iq", "type", "get", "from", s.users, "to", to).add(el(ns, "query")))
 		if err != nil {
@@ -299,26 +326,41 @@ func (f *uploads) service(s *service) (string, int64, error) {
 			}
 		}
 	}
-	for _, c := range candidates {
-		info := ask(c, nsDiscoInfo)
-		if info == nil {
-			continue
+	most := make([]int64, len(candidates)) // 0: no upload service
+	var asking sync.WaitGroup
+	for i, c := range candidates {
+		asking.Add(1)
+		go func() {
+			defer asking.Done()
+			most[i] = uploadMax(ask(c, nsDiscoInfo))
+		}()
+	}
+	asking.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, n := range most {
+		if n > 0 {
+			f.jid, f.max = candidates[i], n
+			break
 		}
-		for _, k := range info.Kids {
-			if k.Local == "feature" && k.attr("var") == nsUpload {
-				f.jid, f.max = c, maxFile
-				for _, x := range info.Kids {
-					if x.Space == nsData && formValue(x, "FORM_TYPE") == nsUpload {
-						if n, err := strconv.ParseInt(formValue(x, "max-file-size"), 10, 64); err == nil && n > 0 {
-							f.max = min(n, maxFile)
-						}
-					}
-				}
-				return f.jid, f.max, nil
+	}
+	f.search = nil
+	close(done)
+}
+
+// uploadMax reads of an answer to disco#info the most octets of a file, 0 if it is of no upload service.
+func uploadMax(info *element) int64 {
+	if info == nil || !slices.ContainsFunc(info.Kids, func(k *element) bool { return k.Local == "feature" && k.attr("var") == nsUpload }) {
+		return 0
+	}
+	for _, x := range info.Kids {
+		if x.Space == nsData && formValue(x, "FORM_TYPE") == nsUpload {
+			if n, err := strconv.ParseInt(formValue(x, "max-file-size"), 10, 64); err == nil && n > 0 {
+				return min(n, maxFile)
 			}
 		}
 	}
-	return "", 0, errNoUpload
+	return maxFile
 }
 
 // slot is where a file may be put.

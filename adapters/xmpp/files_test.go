@@ -242,3 +242,30 @@ func TestFilesWithoutService(t *testing.T) {
 		t.Error(e)
 	}
 }
+
+// A server that does not answer questions about its services holds nothing up but the file: what is said in other rooms is shown
+// meanwhile, and then people read that there was a file.
+func TestSilentServer(t *testing.T) {
+	w := newBalcony(t)
+	other := mimiuri.MustParse("mimi://xmpp.example/r/orchard")
+	w.join(romeo, "orchard@"+testRooms, "Romeo")
+	w.tw.do(func() { w.tw.add(w.tw.room(other), julietURI, romeoURI, nil) })
+	w.tw.must(w.tw.delivered(other))
+	w.mu.Lock()
+	w.received = func(*element) {} // takes all and answers nothing
+	w.mu.Unlock()
+	part, err := w.tw.Upload(context.Background(), julietURI, strings.NewReader("a portrait"), -1, "image/jpeg", "juliet.jpg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := w.mark()
+	w.tw.do(func() { w.tw.message(w.tw.room(balconyURI), julietURI, &content.Message{Body: part}, nil) })
+	w.expect(mark, "the question", func(e *element) bool { return e.Local == "iq" && e.child(nsDiscoItem, "query") != nil })
+	w.tw.say(other, julietURI, "meanwhile")
+	line := w.expect(mark, "the other room", isMessage(romeo, "meanwhile"))
+	w.expect(mark, "the file in words", func(e *element) bool { return e.Local == "message" && strings.Contains(bodyText(e), "juliet.jpg") })
+	shown := w.since(mark, func(e *element) bool { return e.Local == "message" && bodyText(e) != "" })
+	if shown[0] != line {
+		t.Errorf("the other room waited: %s", shown[0])
+	}
+}

@@ -299,7 +299,7 @@ func (s *service) occupantVCard(in *packet) (*element, error) {
 }
 
 // requestWait is how long an answer to a request of the component is waited for.
-const requestWait = 20 * time.Second
+const requestWait = 10 * time.Second
 
 // request asks somebody and waits for the answer: the first child of the result, or the error. It must not be called by what
 // handles stanzas of the same queue.
