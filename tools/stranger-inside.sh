@@ -137,4 +137,7 @@ done
 [ -n "$room" ] || { echo "bob has seen nothing"; tail -n 20 /var/log/server.out /var/log/mimibridge.log /var/log/other.log; exit 1; }
 wait "$person" || { tail -n 20 /var/log/server.out /var/log/mimibridge.log /var/log/other.log; exit 1; }
 run sudo -u mimibridge mimibridge room show -c /etc/mimibridge/mimibridge.yaml "$room"
+
+say "and away with it again; it may be run in the middle of a talk"
+run sudo -u mimibridge mimibridge uninstall -yes -c /etc/mimibridge/mimibridge.yaml
 exec 6>&-

@@ -59,5 +59,5 @@ unshare --net --mount --pid --fork sh -ec '
 	mount -t tmpfs tmpfs "$1/run"
 	exec chroot "$1" /bin/bash /stranger/stranger-inside.sh "$2"' sh "$root" "$server"
 took=$(($(date +%s) - began))
-echo "# $server: from the binary to the bridged message: $took s"
+echo "# $server: from the binary to the bridged message, and away again: $took s"
 [ "$took" -lt "$limit" ]
