@@ -26,6 +26,7 @@ package console
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -86,10 +87,16 @@ func (a *Adapter) Counters() map[string]uint64 {
 	return map[string]uint64{"shown": a.shown.Load(), "requests": a.requests.Load()}
 }
 
+// PrepareDB makes the adapter's table in a database, as Run does: for who moves a database.
+func PrepareDB(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS console_user (name TEXT NOT NULL PRIMARY KEY)`)
+	return err
+}
+
 // Run implements adapter.Adapter: the users are read, then there is nothing to do but to be there.
 func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	db := host.DB()
-	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS console_user (name TEXT NOT NULL PRIMARY KEY)`); err != nil {
+	if err := PrepareDB(ctx, db); err != nil {
 		return err
 	}
 	rows, err := db.QueryContext(ctx, `SELECT name FROM console_user`)

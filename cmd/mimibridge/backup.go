@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
+	"github.com/mimibridge/mimibridge/adapters/console"
+	"github.com/mimibridge/mimibridge/adapters/matrix"
+	"github.com/mimibridge/mimibridge/adapters/xmpp"
 	"github.com/mimibridge/mimibridge/config"
 	"github.com/mimibridge/mimibridge/core/mimiuri"
 	"github.com/mimibridge/mimibridge/core/store"
@@ -21,6 +25,9 @@ PostgreSQL has its own tools for this: the command says which.`
 const aboutRestore = `
 Puts the databases of FILE, which ` + "`mimibridge backup`" + ` made, in their place. The daemon must not run. As the copy is from earlier, no key
 in it is used again: the daemon joins its rooms anew when it starts, and what was sent since the backup is not repeated.
+
+Where the configuration names PostgreSQL, FILE moves the provider there from SQLite: into a database that is empty. (A backup of
+PostgreSQL is a dump; the command says how that is loaded.)
 
 With -loaded and without FILE: the database was put back by other means, a dump into PostgreSQL, a snapshot of the machine, and
 is marked as such.`
@@ -106,6 +113,15 @@ func cmdRestore(ctx context.Context, e *env, args []string) error {
 	switch {
 	case err != nil:
 		return err
+	case o.Postgres != "" && !*loaded && backup.IsArchive(rest[0]):
+		r, err := backup.Move(ctx, backup.Options{Store: o, Assets: c.Assets.Folder, Version: version(), Progress: progress(e)}, rest[0],
+			map[string]func(context.Context, *sql.DB) error{"xmpp": xmpp.PrepareDB, "matrix": matrix.PrepareDB, "console": console.PrepareDB})
+		if err != nil {
+			return errorWithHint(err, "it needs a database without a provider in it, and the sealing key that the backup was made with")
+		}
+		fmt.Fprintf(e.out, "Moved %s as of %s into PostgreSQL. The daemon joins its rooms anew when it starts.\n", r.Domain, r.Made.Local().Format("2006-01-02 15:04"))
+		tellMissing(e, c, r)
+		return nil
 	case o.Postgres != "" && !*loaded:
 		return errorWithHint(errors.New("a dump is loaded with PostgreSQL's own tools"),
 			fmt.Sprintf("stop all daemons on it, then\npg_restore --clean --if-exists --no-owner --dbname='%s' %s\nmimibridge restore -loaded", store.PostgresName(o.Postgres), rest[0]))
@@ -127,10 +143,14 @@ func cmdRestore(ctx context.Context, e *env, args []string) error {
 	for _, k := range r.Kept {
 		fmt.Fprintf(e.out, "  the former one is kept: %s\n", k)
 	}
+	tellMissing(e, c, r)
+	return nil
+}
+
+func tellMissing(e *env, c *config.Config, r *backup.Restored) {
 	if r.Missing > 0 {
 		fmt.Fprintf(e.out, "  %d of %d files of users are missing in %s: copy that folder back, too\n", r.Missing, r.Assets, c.Assets.Folder)
 	}
-	return nil
 }
 
 // octetsText is a size for people.

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,7 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/mimibridge/mimibridge/adapters/console"
+	"github.com/mimibridge/mimibridge/adapters/matrix"
+	"github.com/mimibridge/mimibridge/adapters/xmpp"
+	"github.com/mimibridge/mimibridge/core/store"
 	"github.com/mimibridge/mimibridge/internal/testnet"
 )
 
@@ -97,4 +104,83 @@ func TestPostgresDump(t *testing.T) {
 		t.Errorf("room list: %s", out)
 	}
 	p.ok("db", "verify")
+}
+
+// TestMoveToPostgres: a provider moves from SQLite with its rooms, users, consents and messages, goes on in PostgreSQL, and others notice
+// nothing but that it joins anew. The adapters' databases move along: those of both networks are filled by hand.
+func TestMoveToPostgres(t *testing.T) {
+	pg := startPostgres(t)
+	ps := newProviders(t, "a.example", "b.example")
+	a, b := ps[0].start(), ps[1].start()
+	const own, theirs = "mimi://a.example/r/balcony", "mimi://b.example/r/garden"
+	alice, bob := a.chat("alice", own), b.chat("bob", theirs)
+	alice.do(console.Request{Do: "create", Text: "Balcony"})
+	alice.event("joined", "mimi://a.example/u/alice")
+	bob.do(console.Request{Do: "create"})
+	bob.event("joined", "mimi://b.example/u/bob")
+	bob.do(console.Request{Do: "invite", User: "alice@a.example"})
+	bob.event("joined", "mimi://a.example/u/alice")
+	alice.do(console.Request{Do: "say", Text: "before"})
+	alice.text("before")
+	a.ok("user", "consent", "alice", "policy", "everyone")
+	for name, prepare := range map[string]func(context.Context, *sql.DB) error{"xmpp": xmpp.PrepareDB, "matrix": matrix.PrepareDB} {
+		db, err := store.AdapterDB(t.Context(), store.Options{Path: filepath.Join(a.dir, "mimibridge.db")}, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prepare(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		insert := map[string]string{
+			"xmpp": `INSERT INTO xmpp_setting VALUES ('alice@a.example', 'receipts', 'off')`,
+			"matrix": `INSERT INTO crypto_account (account_id, device_id, shared, sync_token, account) VALUES ('@bot:a.example', 'D', 1, '', x'0001ff');
+				INSERT INTO crypto_olm_session VALUES ('@bot:a.example', 's', 'k', x'00', '2026-01-02 03:04:05', '2026-01-02 03:04:05', '2026-01-02 03:04:05')`,
+		}[name]
+		if _, err := db.Exec(insert); err != nil {
+			t.Fatal(err)
+		}
+		db.Close()
+	}
+	file := filepath.Join(a.dir, "move.tar")
+	a.ok("backup", file)
+	a.stop()
+	dsn := pg.URL("postgres")
+	a.usePostgres(dsn)
+	if out := a.ok("restore", file); !strings.Contains(out, "into PostgreSQL") {
+		t.Errorf("restore: %s", out)
+	}
+	if _, errs, status := a.run("", "restore", file); status != 1 || !strings.Contains(errs, "goes into an empty one") {
+		t.Errorf("again: status %d, %s", status, errs)
+	}
+	a.ok("db", "verify")
+	a.start()
+	if out := a.ok("room", "list"); !strings.Contains(out, own) || !strings.Contains(out, theirs) {
+		t.Errorf("room list: %s", out)
+	}
+	if out := a.ok("user", "show", "alice"); !strings.Contains(out, "everyone") {
+		t.Errorf("user show: %s", out)
+	}
+	if out := a.ok("user", "export", "alice"); !strings.Contains(out, "before") {
+		t.Errorf("the export has no message: %s", out)
+	}
+	alice = a.chat("alice", theirs)
+	alice.do(console.Request{Do: "say", Text: "from PostgreSQL"})
+	bob.text("from PostgreSQL")
+	bob.do(console.Request{Do: "say", Text: "to PostgreSQL"})
+	alice.text("to PostgreSQL")
+	for q, want := range map[string]string{
+		`SELECT value FROM adapter_xmpp.xmpp_setting`:                                                     "off",
+		`SELECT encode(account, 'hex') || ' ' || CAST(shared AS TEXT) FROM adapter_matrix.crypto_account`: "0001ff true",
+		`SELECT to_char(created_at, 'YYYY-MM-DD HH24:MI:SS') FROM adapter_matrix.crypto_olm_session`:      "2026-01-02 03:04:05",
+	} {
+		conn, err := pgx.Connect(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		if err := conn.QueryRow(t.Context(), q).Scan(&got); err != nil || got != want {
+			t.Errorf("%s: %q %v", q, got, err)
+		}
+		conn.Close(t.Context())
+	}
 }

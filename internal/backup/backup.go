@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -290,6 +291,50 @@ func Restore(ctx context.Context, o Options, file string, force bool) (*Restored
 		r.Kept = append(r.Kept, kept)
 	}
 	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// IsArchive reports whether a file looks like an archive of Write.
+func IsArchive(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	h, err := tar.NewReader(f).Next()
+	return err == nil && h.Name == manifestName
+}
+
+// Move puts the databases of an archive, which are SQLite's, into the empty PostgreSQL database that o names, as another
+// incarnation. prepare makes the tables of the adapter that its key names.
+func Move(ctx context.Context, o Options, file string, prepare map[string]func(context.Context, *sql.DB) error) (*Restored, error) {
+	wrap := func(err error) error { return fmt.Errorf("backup: %w", err) }
+	in, err := os.Open(file)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer in.Close()
+	dir, err := os.MkdirTemp(filepath.Dir(file), ".mimibridge-restore-")
+	if err != nil {
+		return nil, wrap(err)
+	}
+	defer os.RemoveAll(dir)
+	r := &Restored{}
+	if r.Manifest, err = o.unpack(ctx, in, dir, &r.Missing); err != nil {
+		return nil, wrap(err)
+	}
+	if r.Domain != o.Store.Domain {
+		return nil, wrap(fmt.Errorf("the backup is of the provider %q, the configuration says %q", r.Domain, o.Store.Domain))
+	}
+	var adapters []store.MoveAdapter
+	for _, f := range r.Files {
+		if a := adapterFile.FindStringSubmatch(f.Name); a != nil {
+			adapters = append(adapters, store.MoveAdapter{Name: a[1], From: filepath.Join(dir, f.Name), Prepare: prepare[a[1]]})
+		}
+	}
+	if err := store.Move(ctx, o.Store, filepath.Join(dir, databaseName), adapters, o.Progress); err != nil {
 		return nil, err
 	}
 	return r, nil

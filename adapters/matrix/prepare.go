@@ -1,0 +1,14 @@
+package matrix
+
+import (
+	"context"
+	"database/sql"
+)
+
+// PrepareDB makes the adapter's tables in a database, or brings them up to date, as Run does: for who moves a database.
+func PrepareDB(ctx context.Context, db *sql.DB) error {
+	if err := (&store{sql: db}).migrate(ctx); err != nil {
+		return err
+	}
+	return prepareKeys(ctx, db)
+}
