@@ -179,6 +179,11 @@ func TestKeys(t *testing.T) {
 	for _, c := range []*testnet.JSClient{juliet, nurse} {
 		w.must(c.Do(w.ctx, "join", map[string]any{"room": room}, nil))
 	}
+	w.tw.say(uri, romeo, "welcome")
+	for _, c := range []*testnet.JSClient{juliet, nurse} { // by then they know that the room is encrypted
+		_, err := c.WaitMessage(w.ctx, room, func(e testnet.JSEvent) bool { return e.Data.Text() == "welcome" })
+		w.must(err)
+	}
 	send := func(c *testnet.JSClient, text string) {
 		t.Helper()
 		w.must(c.Do(w.ctx, "send", map[string]any{"room": room, "type": "m.room.message", "content": map[string]any{"msgtype": "m.text", "body": text}}, nil))
@@ -209,8 +214,7 @@ func TestKeys(t *testing.T) {
 	}
 
 	feature(t, "encrypted rooms: the admin is told of many devices", "m.room.message", "to Matrix", "matrix-js-sdk")
-	w.tw.say(uri, romeo, "one")
-	w.tw.say(uri, mercutio, "two")
+	w.tw.say(uri, mercutio, "and so do I")
 	_, err = juliet.WaitMessage(w.ctx, string(own), func(e testnet.JSEvent) bool {
 		return containsFold(e.Data.Text(), "devices of users from elsewhere")
 	})

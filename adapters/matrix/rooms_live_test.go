@@ -251,7 +251,7 @@ func TestDirectAndAlias(t *testing.T) {
 	})
 	w.stateIs(juliet, invite.Room, "m.room.name", func(c map[string]any) bool { return c["name"] == "mercutio (xmpp.example)" })
 
-	feature(t, "joining by alias", "m.room.member", "from Matrix", "matrix-nio")
+	feature(t, "joining by alias; on Dendrite by the bot's command", "m.room.member", "from Matrix", "matrix-nio")
 	uri := w.tw.newRoom("mimi://xmpp.example/r/balcony", "Balcony", romeo)
 	w.tw.mu.Lock()
 	w.tw.rooms[uri].open = true
@@ -261,23 +261,19 @@ func TestDirectAndAlias(t *testing.T) {
 		t.Error("whoever looks the alias up comes in")
 	}
 	w.stateOfPortal(uri, "m.room.join_rules", "join_rule", "knock")
-	if !strings.HasPrefix(t.Name(), "TestSynapse/") {
-		// Dendrite knows no knocking: there who has a room with the bot comes in. The portal that nobody has joined is given up first.
-		p, _, err := w.bridge().st.portal(w.ctx, uri)
-		w.must(err)
-		w.must(w.bridge().closePortal(w.ctx, p))
-	}
 	talk, err := juliet.CreateRoom(w.ctx, "", true, w.bot())
 	w.must(err)
 	w.membership(juliet, talk, w.bot(), "join")
-	if strings.HasPrefix(t.Name(), "TestSynapse/") {
+	if !strings.HasPrefix(t.Name(), "TestSynapse/") {
+		w.must2(juliet.SendText(w.ctx, talk, "join "+uri.String(), "")) // Dendrite knows no knocking
+	} else {
 		w.raw(juliet, http.MethodPost, "/_matrix/client/v3/knock/"+url.PathEscape(alias), map[string]any{})
 		w.tw.intent(w.ctx, "knocking", func(in adapter.Intent) bool { return in.Kind == adapter.JoinRoom && in.Room == uri })
-		p, _, err := w.bridge().st.portal(w.ctx, uri)
-		w.must(err)
-		_, err = juliet.WaitInvite(w.ctx, string(p.room))
-		w.must(err)
 	}
+	waiting, _, err := w.bridge().st.portal(w.ctx, uri)
+	w.must(err)
+	_, err = juliet.WaitInvite(w.ctx, string(waiting.room))
+	w.must(err)
 	w.must(juliet.Join(w.ctx, alias))
 	w.tw.intent(w.ctx, "joining", func(in adapter.Intent) bool { return in.Kind == adapter.JoinRoom && in.Room == uri })
 	w.tw.settled(w.ctx)
@@ -302,6 +298,9 @@ func TestDirectAndAlias(t *testing.T) {
 		// Who has a room with the bot comes in without asking.
 		garden := mustURI("mimi://xmpp.example/r/garden")
 		w.stateOfPortal(garden, "m.room.join_rules", "join_rule", "knock_restricted")
+		if !strings.HasPrefix(t.Name(), "TestSynapse/") {
+			return // Dendrite 0.15.2 lets nobody into such a room
+		}
 		w.tw.mu.Lock()
 		w.tw.rooms[garden].open = true
 		w.tw.mu.Unlock()

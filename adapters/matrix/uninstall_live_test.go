@@ -99,7 +99,6 @@ func TestUninstalled(t *testing.T) {
 		w.start()
 		again := w.tw.newRoom("mimi://xmpp.example/r/again", "Again", romeo)
 		w.tw.add(again, romeo, local("juliet"))
-		w.tw.say(again, romeo, "here I am again")
 		w.tw.settled(w.ctx)
 		p, ok, err := w.bridge().st.portal(w.ctx, again)
 		w.must(err)
@@ -107,6 +106,7 @@ func TestUninstalled(t *testing.T) {
 			t.Fatal("no portal")
 		}
 		w.must(juliet.Join(w.ctx, string(p.room)))
+		w.tw.say(again, romeo, "here I am again")
 		said, err := juliet.WaitText(w.ctx, string(p.room), "here I am again")
 		w.must(err)
 		if said.Sender != ghostOf(romeo) {
