@@ -393,7 +393,7 @@ func TestUpgrade(t *testing.T) {
 func TestPowerLevels(t *testing.T) {
 	w := newWorld(t)
 	juliet, nurse := w.user("juliet"), w.user("nurse")
-	feature(t, "roles in rooms of versions 10, 11, 12", "m.room.power_levels", "both", "matrix-nio")
+	feature(t, "roles in rooms of versions 10, 11, 12; on Dendrite to Matrix only", "m.room.power_levels", "both", "matrix-nio")
 	for _, version := range []string{"10", "11", "12"} {
 		t.Run(version, func(t *testing.T) {
 			powers := map[string]any{w.bot(): 100}
@@ -422,6 +422,9 @@ func TestPowerLevels(t *testing.T) {
 			levels := w.powersOf(juliet, room)
 			if _, listed := users(levels)[juliet.UserID]; listed == (version == "12") {
 				t.Errorf("of who made the room the levels say %v", users(levels)[juliet.UserID])
+			}
+			if !strings.HasPrefix(t.Name(), "TestSynapse/") {
+				return // Dendrite does not say what the levels were before: docs/matrix.md, "Not done"
 			}
 			users(levels)[ghostOf(romeo)] = 0
 			ev := w.putState(juliet, room, "m.room.power_levels", levels)
