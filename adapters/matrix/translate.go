@@ -306,7 +306,12 @@ func (b *bridge) translateEdit(ctx context.Context, p portal, ev rawEvent, body,
 	if fresh == nil {
 		return said{}, nil
 	}
-	part, style, why, err := b.bodyOf(ctx, p, ev, fresh, sender)
+	return b.changed(ctx, p, ev, fresh, sender, k)
+}
+
+// changed is the change of message k to body.
+func (b *bridge) changed(ctx context.Context, p portal, ev rawEvent, body object, sender mimiuri.URI, k known) (said, error) {
+	part, style, why, err := b.bodyOf(ctx, p, ev, body, sender)
 	if err != nil || why != "" || part == nil {
 		return said{why: why}, err
 	}
@@ -418,14 +423,7 @@ func (b *bridge) editBack(ctx context.Context, p portal, first content.MessageID
 	if len(body) == 0 {
 		return said{}, nil
 	}
-	part, style, why, err := b.bodyOf(ctx, p, ev, body, sender)
-	if err != nil || why != "" || part == nil {
-		return said{why: why}, err
-	}
-	msg := content.Edit(k.id, k.reply, *part)
-	msg.TopicID = k.topic
-	setStyle(msg, style)
-	return said{msg: msg}, nil
+	return b.changed(ctx, p, ev, body, sender, k)
 }
 
 // Locations: a text whose last line is a geo URI (RFC 5870).

@@ -110,12 +110,7 @@ func (b *bridge) undo(ctx context.Context, r refusedIntent) error {
 		if err != nil || !in || !ok {
 			return err
 		}
-		if user, isLocal := b.local(r.target); isLocal {
-			err = b.invitePerson(ctx, p, user)
-		} else {
-			err = b.joinGhost(ctx, p, r.target)
-		}
-		if err != nil {
+		if err := b.bringBack(ctx, p, r.target); err != nil {
 			if fault.Temporary(err) {
 				return err
 			}
@@ -145,6 +140,14 @@ func (b *bridge) undo(ctx context.Context, r refusedIntent) error {
 	return nil
 }
 
+// bringBack has somebody in a portal again who is in the MIMI room still.
+func (b *bridge) bringBack(ctx context.Context, p portal, u mimiuri.URI) error {
+	if user, isLocal := b.local(u); isLocal {
+		return b.invitePerson(ctx, p, user)
+	}
+	return b.joinGhost(ctx, p, u)
+}
+
 // undoBan lifts a ban that the MIMI room did not take, and brings back who is in it still.
 func (b *bridge) undoBan(ctx context.Context, r refusedIntent, p portal, ok bool, why string, notice func(string, ...any) error) error {
 	user, known := b.anyID(r.target)
@@ -160,11 +163,7 @@ func (b *bridge) undoBan(ctx context.Context, r refusedIntent, p portal, ok bool
 		err = b.st.write(setMember(p.room, user, member{membership: "leave", sender: b.hs.bot}))
 	}
 	if err == nil && in {
-		if _, isLocal := b.local(r.target); isLocal {
-			err = b.invitePerson(ctx, p, user)
-		} else {
-			err = b.joinGhost(ctx, p, r.target)
-		}
+		err = b.bringBack(ctx, p, r.target)
 	}
 	if err != nil {
 		if fault.Temporary(err) {

@@ -584,10 +584,15 @@ func (p *plumb) join(ctx context.Context, pp *puppet, nick string, patience time
 	if _, err := p.s.toUser.send(p.joinPresence(pp, nick)); err != nil {
 		return "", err
 	}
+	return p.answer(ctx, ready, patience)
+}
+
+// answer waits for the condition that the conference room answers with.
+func (p *plumb) answer(ctx context.Context, from <-chan string, patience time.Duration) (cond string, err error) {
 	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
-	case cond := <-ready:
+	case cond := <-from:
 		return cond, nil
 	case <-t.C:
 		return "", errPlumbSilent

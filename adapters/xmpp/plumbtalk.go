@@ -423,18 +423,7 @@ func (p *plumb) send(ctx context.Context, list []*element) (cond string, err err
 	if _, err := p.s.toUser.send(list...); err != nil {
 		return "", err
 	}
-	t := time.NewTimer(plumbWait)
-	defer t.Stop()
-	select {
-	case cond := <-ch:
-		return cond, nil
-	case <-t.C:
-		return "", errPlumbSilent
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-p.s.ctx.Done():
-		return "", errNotRunning
-	}
+	return p.answer(ctx, ch, plumbWait)
 }
 
 // render gives the stanzas that say a message in the conference room, by a puppet, or by the bridge in somebody's name.

@@ -67,6 +67,37 @@ func get[T any](ctx context.Context, a *asker, path string, q url.Values, show f
 	return nil
 }
 
+// lister is a command without arguments that prints what the daemon answers: as JSON, or by show.
+func lister[T any](name, about, path string, show func(w io.Writer, list T)) func(context.Context, *env, []string) error {
+	return func(ctx context.Context, e *env, args []string) error {
+		a := ask(e, name, about)
+		if _, err := a.parse(args, 0, 0); err != nil {
+			return err
+		}
+		return get(ctx, a, path, nil, func(list T) { show(e.out, list) })
+	}
+}
+
+func lines(w io.Writer, list []string) {
+	for _, s := range list {
+		fmt.Fprintln(w, s)
+	}
+}
+
+// sender is a command that hands its one argument to the daemon.
+func sender(name, about, path string, put func(q *admin.Query, arg string)) func(context.Context, *env, []string) error {
+	return func(ctx context.Context, e *env, args []string) error {
+		a := ask(e, name, about)
+		rest, err := a.parse(args, 1, 1)
+		if err != nil {
+			return err
+		}
+		var q admin.Query
+		put(&q, rest[0])
+		return hinted(a.Post(ctx, path, q, nil))
+	}
+}
+
 func (a *asker) print(v any, show func()) {
 	if *a.json {
 		enc := json.NewEncoder(a.e.out)
@@ -295,13 +326,7 @@ func peerRows(list []core.Peer) (rows [][]string) {
 
 const peerHead = "PEER ROOMS WAITING LAST STATE"
 
-func cmdPeerList(ctx context.Context, e *env, args []string) error {
-	a := ask(e, "peer list", "Lists the providers that rooms are shared with, or that were asked something since the start.")
-	if _, err := a.parse(args, 0, 0); err != nil {
-		return err
-	}
-	return get(ctx, a, "/v1/peers", nil, func(list []core.Peer) { table(e.out, peerHead, peerRows(list)) })
-}
+var cmdPeerList = lister("peer list", "Lists the providers that rooms are shared with, or that were asked something since the start.", "/v1/peers", func(w io.Writer, list []core.Peer) { table(w, peerHead, peerRows(list)) })
 
 func cmdPeerShow(ctx context.Context, e *env, args []string) error {
 	a := ask(e, "peer show", "Prints one provider, with the last failure.")
@@ -363,72 +388,32 @@ func cmdPeerRetry(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-func cmdPeerRules(ctx context.Context, e *env, args []string) error {
-	a := ask(e, "peer rules", "Lists which providers are allowed and denied, by the configuration and by commands. Without an allowed one all may take part that are\nnot denied.")
-	if _, err := a.parse(args, 0, 0); err != nil {
-		return err
-	}
-	return get(ctx, a, "/v1/peer/rules", nil, func(list []admin.PeerRule) {
-		var rows [][]string
-		for _, r := range list {
-			rule, by := "denied", "a command, "+ago(r.Since)+" ago"
-			if r.Allow {
-				rule = "allowed"
-			}
-			if r.Config {
-				by = "the configuration"
-			}
-			rows = append(rows, []string{r.Domain, rule, by})
+var cmdPeerRules = lister("peer rules", "Lists which providers are allowed and denied, by the configuration and by commands. Without an allowed one all may take part that are\nnot denied.", "/v1/peer/rules", func(w io.Writer, list []admin.PeerRule) {
+	var rows [][]string
+	for _, r := range list {
+		rule, by := "denied", "a command, "+ago(r.Since)+" ago"
+		if r.Allow {
+			rule = "allowed"
 		}
-		table(e.out, "PEER RULE BY", rows)
-	})
-}
+		if r.Config {
+			by = "the configuration"
+		}
+		rows = append(rows, []string{r.Domain, rule, by})
+	}
+	table(w, "PEER RULE BY", rows)
+})
 
 func peerRule(name, about string) func(context.Context, *env, []string) error {
-	return func(ctx context.Context, e *env, args []string) error {
-		a := ask(e, "peer "+name, about)
-		rest, err := a.parse(args, 1, 1)
-		if err != nil {
-			return err
-		}
-		return hinted(a.Post(ctx, "/v1/peer/"+name, admin.Query{Peer: rest[0]}, nil))
-	}
+	return sender("peer "+name, about, "/v1/peer/"+name, func(q *admin.Query, arg string) { q.Peer = arg })
 }
 
-func cmdBlockList(ctx context.Context, e *env, args []string) error {
-	a := ask(e, "block list", "Lists what is blocked for everybody here.")
-	if _, err := a.parse(args, 0, 0); err != nil {
-		return err
-	}
-	return get(ctx, a, "/v1/blocks", nil, func(list []string) {
-		for _, u := range list {
-			fmt.Fprintln(e.out, u)
-		}
-	})
-}
+var cmdBlockList = lister("block list", "Lists what is blocked for everybody here.", "/v1/blocks", lines)
 
 func blockCommand(name, about string) func(context.Context, *env, []string) error {
-	return func(ctx context.Context, e *env, args []string) error {
-		a := ask(e, "block "+name, about)
-		rest, err := a.parse(args, 1, 1)
-		if err != nil {
-			return err
-		}
-		return hinted(a.Post(ctx, "/v1/block/"+name, admin.Query{Target: rest[0]}, nil))
-	}
+	return sender("block "+name, about, "/v1/block/"+name, func(q *admin.Query, arg string) { q.Target = arg })
 }
 
-func cmdUserList(ctx context.Context, e *env, args []string) error {
-	a := ask(e, "user list", "Lists the users who have used the provider.")
-	if _, err := a.parse(args, 0, 0); err != nil {
-		return err
-	}
-	return get(ctx, a, "/v1/users", nil, func(list []string) {
-		for _, u := range list {
-			fmt.Fprintln(e.out, u)
-		}
-	})
-}
+var cmdUserList = lister("user list", "Lists the users who have used the provider.", "/v1/users", lines)
 
 func cmdUserShow(ctx context.Context, e *env, args []string) error {
 	a := ask(e, "user show", "Prints a user's rooms and contacts: a name, the network's address, or mimi://DOMAIN/u/NAME.")
@@ -564,19 +549,13 @@ func cmdRoomDestroy(ctx context.Context, e *env, args []string) error {
 	return hinted(a.Post(ctx, "/v1/room/destroy", admin.Query{Room: rest[0]}, nil))
 }
 
-func cmdReportList(ctx context.Context, e *env, args []string) error {
-	a := ask(e, "report list", "Lists reports of abuse in rooms kept here, the newest first. -json has the messages, too.")
-	if _, err := a.parse(args, 0, 0); err != nil {
-		return err
+var cmdReportList = lister("report list", "Lists reports of abuse in rooms kept here, the newest first. -json has the messages, too.", "/v1/reports", func(w io.Writer, list []admin.Report) {
+	var rows [][]string
+	for _, r := range list {
+		rows = append(rows, []string{r.ID[:min(12, len(r.ID))], r.Time.Format(time.DateTime), r.Abuser, fmt.Sprint(len(r.Messages)), r.Peer, r.Room})
 	}
-	return get(ctx, a, "/v1/reports", nil, func(list []admin.Report) {
-		var rows [][]string
-		for _, r := range list {
-			rows = append(rows, []string{r.ID[:min(12, len(r.ID))], r.Time.Format(time.DateTime), r.Abuser, fmt.Sprint(len(r.Messages)), r.Peer, r.Room})
-		}
-		table(e.out, "ID TIME ABOUT MESSAGES FROM ROOM", rows)
-	})
-}
+	table(w, "ID TIME ABOUT MESSAGES FROM ROOM", rows)
+})
 
 // report finds a report by its id or the beginning of it.
 func (a *asker) report(ctx context.Context, id string) (admin.Report, error) {
@@ -631,19 +610,13 @@ func cmdReportDrop(ctx context.Context, e *env, args []string) error {
 	return hinted(a.Post(ctx, "/v1/report/drop", admin.Query{Target: r.ID}, nil))
 }
 
-func cmdQueueList(ctx context.Context, e *env, args []string) error {
-	a := ask(e, "queue list", "Lists what waits: for followers (kind peer), for rooms to carry out what users want (intent), for adapters to show it (event), to be\nprocessed (inbox).")
-	if _, err := a.parse(args, 0, 0); err != nil {
-		return err
+var cmdQueueList = lister("queue list", "Lists what waits: for followers (kind peer), for rooms to carry out what users want (intent), for adapters to show it (event), to be\nprocessed (inbox).", "/v1/queues", func(w io.Writer, list []core.Queue) {
+	var rows [][]string
+	for _, q := range list {
+		rows = append(rows, []string{q.Kind, q.Target, fmt.Sprint(q.N), ago(q.Oldest), q.Room})
 	}
-	return get(ctx, a, "/v1/queues", nil, func(list []core.Queue) {
-		var rows [][]string
-		for _, q := range list {
-			rows = append(rows, []string{q.Kind, q.Target, fmt.Sprint(q.N), ago(q.Oldest), q.Room})
-		}
-		table(e.out, "KIND FOR ENTRIES OLDEST ROOM", rows)
-	})
-}
+	table(w, "KIND FOR ENTRIES OLDEST ROOM", rows)
+})
 
 const aboutDrop = `
 mimibridge queue drop peer|event TARGET ROOM gives up what waits for a follower (its domain) or an adapter (its name) in one

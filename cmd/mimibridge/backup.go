@@ -38,6 +38,16 @@ func storeOptions(c *config.Config) (store.Options, error) {
 	return store.Options{Path: c.Storage.SQLite, Postgres: c.Storage.Postgres, Key: c.Secrets.SealingKey, Domain: domain}, err
 }
 
+// loadStore reads the configuration and gives what it says about storage.
+func loadStore(path string) (*config.Config, store.Options, error) {
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, store.Options{}, err
+	}
+	o, err := storeOptions(c)
+	return c, o, err
+}
+
 // progress shows what is done next, to a person.
 func progress(e *env) func(string) {
 	return func(what string) {
@@ -55,11 +65,7 @@ func cmdBackup(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	c, err := config.Load(*path)
-	if err != nil {
-		return err
-	}
-	o, err := storeOptions(c)
+	c, o, err := loadStore(*path)
 	if err != nil {
 		return err
 	}
@@ -105,11 +111,7 @@ func cmdRestore(ctx context.Context, e *env, args []string) error {
 		fs.Usage()
 		return errUsage
 	}
-	c, err := config.Load(*path)
-	if err != nil {
-		return err
-	}
-	o, err := storeOptions(c)
+	c, o, err := loadStore(*path)
 	switch {
 	case err != nil:
 		return err

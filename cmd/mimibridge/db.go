@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/mimibridge/mimibridge/config"
 	"github.com/mimibridge/mimibridge/core/store"
 )
 
@@ -24,11 +23,7 @@ func cmdDBUpgrade(ctx context.Context, e *env, args []string) error {
 	if err := parse(fs, args); err != nil {
 		return err
 	}
-	c, err := config.Load(*path)
-	if err != nil {
-		return err
-	}
-	o, err := storeOptions(c)
+	_, o, err := loadStore(*path)
 	if err != nil {
 		return err
 	}
@@ -53,11 +48,7 @@ func cmdDBVerify(ctx context.Context, e *env, args []string) error {
 	if err := parse(fs, args); err != nil {
 		return err
 	}
-	c, err := config.Load(*path)
-	if err != nil {
-		return err
-	}
-	o, err := storeOptions(c)
+	_, o, err := loadStore(*path)
 	if err != nil {
 		return err
 	}

@@ -424,10 +424,6 @@ func (c *Client) assetPool(domain string, u *url.URL) *http.Client {
 	if p := c.pools[key]; p != nil {
 		return p
 	}
-	serverName := u.Hostname()
-	if net.ParseIP(serverName) != nil {
-		serverName = hostOf(domain)
-	}
 	l := &c.cfg.Limits
 	dialer, public := &net.Dialer{Timeout: l.DialTimeout}, c.publicDialer()
 	p := &http.Client{
@@ -439,7 +435,7 @@ func (c *Client) assetPool(domain string, u *url.URL) *http.Client {
 				}
 				return public.DialContext(ctx, network, addr)
 			},
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ServerName: serverName, RootCAs: c.cfg.Roots, Time: c.cfg.Now},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ServerName: nameOf(domain, u), RootCAs: c.cfg.Roots, Time: c.cfg.Now},
 			TLSHandshakeTimeout:    l.DialTimeout,
 			ResponseHeaderTimeout:  l.RequestTimeout,
 			ForceAttemptHTTP2:      true,

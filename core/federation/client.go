@@ -466,10 +466,6 @@ func (c *Client) pool(domain string, u *url.URL) *http.Client {
 	if p := c.pools[key]; p != nil {
 		return p
 	}
-	serverName := u.Hostname()
-	if net.ParseIP(serverName) != nil {
-		serverName = hostOf(domain)
-	}
 	l := &c.cfg.Limits
 	dialer, public := &net.Dialer{Timeout: l.DialTimeout}, c.publicDialer()
 	p := &http.Client{
@@ -485,7 +481,7 @@ func (c *Client) pool(domain string, u *url.URL) *http.Client {
 			},
 			TLSClientConfig: &tls.Config{
 				MinVersion: tls.VersionTLS12,
-				ServerName: serverName,
+				ServerName: nameOf(domain, u),
 				RootCAs:    c.cfg.Roots,
 				Time:       c.cfg.Now,
 				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -503,6 +499,14 @@ func (c *Client) pool(domain string, u *url.URL) *http.Client {
 	}
 	c.pools[key] = p
 	return p
+}
+
+// nameOf is what the certificate of the host of u, an URL of the domain, has to name: of a bare address the domain.
+func nameOf(domain string, u *url.URL) string {
+	if name := u.Hostname(); net.ParseIP(name) == nil {
+		return name
+	}
+	return hostOf(domain)
 }
 
 // resolve gives where to connect to for addr, "host:port" of a URL of the domain; set says that the administrator leads there.

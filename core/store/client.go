@@ -575,18 +575,16 @@ func (tx *Tx) HasMessage(room string, id []byte, sender string) (bool, error) {
 
 // ClientViews calls fn for every room with users here and its view.
 func (tx *Tx) ClientViews(fn func(room string, view []byte) error) error {
-	return tx.each(func(scan func(...any) error) error {
-		var room string
-		var view []byte
-		if err := scan(&room, &view); err != nil {
-			return err
-		}
-		return fn(room, view)
-	}, `SELECT room_id, view FROM client_room WHERE status=? ORDER BY room_id`, ClientJoined)
+	return tx.views(fn, `SELECT room_id, view FROM client_room WHERE status=? ORDER BY room_id`, ClientJoined)
 }
 
 // ClientViewsAt is ClientViews for the rooms that a provider keeps.
 func (tx *Tx) ClientViewsAt(domain string, fn func(room string, view []byte) error) error {
+	return tx.views(fn, `SELECT room_id, view FROM client_room WHERE status=? AND room_id>=? AND room_id<? ORDER BY room_id`,
+		ClientJoined, "mimi://"+domain+"/", "mimi://"+domain+"0") // what comes next after the slash
+}
+
+func (tx *Tx) views(fn func(room string, view []byte) error, query string, args ...any) error {
 	return tx.each(func(scan func(...any) error) error {
 		var room string
 		var view []byte
@@ -594,6 +592,5 @@ func (tx *Tx) ClientViewsAt(domain string, fn func(room string, view []byte) err
 			return err
 		}
 		return fn(room, view)
-	}, `SELECT room_id, view FROM client_room WHERE status=? AND room_id>=? AND room_id<? ORDER BY room_id`,
-		ClientJoined, "mimi://"+domain+"/", "mimi://"+domain+"0") // what comes next after the slash
+	}, query, args...)
 }

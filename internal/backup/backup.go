@@ -249,23 +249,11 @@ func Restore(ctx context.Context, o Options, file string, force bool) (*Restored
 	if _, err := os.Stat(o.Store.Path); err == nil && !force {
 		return nil, wrap(fmt.Errorf("%w: %s", ErrThere, o.Store.Path))
 	}
-	in, err := os.Open(file)
-	if err != nil {
-		return nil, wrap(err)
-	}
-	defer in.Close()
-	dir, err := os.MkdirTemp(filepath.Dir(o.Store.Path), ".mimibridge-restore-")
+	r, dir, err := o.open(ctx, file, filepath.Dir(o.Store.Path))
 	if err != nil {
 		return nil, wrap(err)
 	}
 	defer os.RemoveAll(dir)
-	r := &Restored{}
-	if r.Manifest, err = o.unpack(ctx, in, dir, &r.Missing); err != nil {
-		return nil, wrap(err)
-	}
-	if r.Domain != o.Store.Domain {
-		return nil, wrap(fmt.Errorf("the backup is of the provider %q, the configuration says %q", r.Domain, o.Store.Domain))
-	}
 	o.progress("putting the databases in their place")
 	kept, err := store.Restore(ctx, o.Store, filepath.Join(dir, databaseName), func() error {
 		for _, f := range r.Files {
@@ -311,23 +299,11 @@ func IsArchive(file string) bool {
 // incarnation. prepare makes the tables of the adapter that its key names.
 func Move(ctx context.Context, o Options, file string, prepare map[string]func(context.Context, *sql.DB) error) (*Restored, error) {
 	wrap := func(err error) error { return fmt.Errorf("backup: %w", err) }
-	in, err := os.Open(file)
-	if err != nil {
-		return nil, wrap(err)
-	}
-	defer in.Close()
-	dir, err := os.MkdirTemp(filepath.Dir(file), ".mimibridge-restore-")
+	r, dir, err := o.open(ctx, file, filepath.Dir(file))
 	if err != nil {
 		return nil, wrap(err)
 	}
 	defer os.RemoveAll(dir)
-	r := &Restored{}
-	if r.Manifest, err = o.unpack(ctx, in, dir, &r.Missing); err != nil {
-		return nil, wrap(err)
-	}
-	if r.Domain != o.Store.Domain {
-		return nil, wrap(fmt.Errorf("the backup is of the provider %q, the configuration says %q", r.Domain, o.Store.Domain))
-	}
 	var adapters []store.MoveAdapter
 	for _, f := range r.Files {
 		if a := adapterFile.FindStringSubmatch(f.Name); a != nil {
@@ -342,6 +318,28 @@ func Move(ctx context.Context, o Options, file string, prepare map[string]func(c
 
 // ErrThere is returned by Restore without force if there is a database.
 var ErrThere = errors.New("there is a database already")
+
+// open unpacks an archive of this provider into a new folder in parent, which the caller removes.
+func (o *Options) open(ctx context.Context, file, parent string) (r *Restored, dir string, err error) {
+	in, err := os.Open(file)
+	if err != nil {
+		return nil, "", err
+	}
+	defer in.Close()
+	if dir, err = os.MkdirTemp(parent, ".mimibridge-restore-"); err != nil {
+		return nil, "", err
+	}
+	r = &Restored{}
+	r.Manifest, err = o.unpack(ctx, in, dir, &r.Missing)
+	if err == nil && r.Domain != o.Store.Domain {
+		err = fmt.Errorf("the backup is of the provider %q, the configuration says %q", r.Domain, o.Store.Domain)
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, "", err
+	}
+	return r, dir, nil
+}
 
 // unpack reads an archive into dir and checks it against its manifest.
 func (o *Options) unpack(ctx context.Context, in io.Reader, dir string, missing *int) (m Manifest, err error) {
