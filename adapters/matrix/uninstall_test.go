@@ -151,7 +151,7 @@ func TestForgetMessages(t *testing.T) {
 	old, fresh := s.tw.say(room, romeo, "old"), s.tw.say(room, romeo, "new")
 	s.tw.settled(s.ctx)
 	now := time.Now()
-	if _, err := s.tw.db.Exec(`UPDATE matrix_content SET at = CASE WHEN message_id = $1 THEN $2 ELSE 0 END`, old[:], now.Add(-91*24*time.Hour).UnixMilli()); err != nil {
+	if _, err := s.tw.db.Exec(`UPDATE matrix_content SET at = CASE WHEN message_id = $1 THEN CAST($2 AS INTEGER) ELSE 0 END`, old[:], now.Add(-91*24*time.Hour).UnixMilli()); err != nil {
 		t.Fatal(err)
 	}
 	gone := mimiuri.MustParse("mimi://xmpp.example/r/gone")

@@ -31,7 +31,7 @@ func (tw *twin) mentions(word string) (out []string) {
 	for table, columns := range tables() {
 		for _, c := range columns {
 			var n int
-			if err := tw.db.QueryRow(`SELECT count(*) FROM ` + table + ` WHERE CAST(` + c + ` AS TEXT) LIKE '%` + word + `%'`).Scan(&n); err != nil {
+			if err := tw.db.QueryRow(`SELECT count(*) FROM ` + table + ` WHERE CAST(` + c + ` AS VARCHAR) LIKE '%` + word + `%'`).Scan(&n); err != nil {
 				tw.t.Fatal(err)
 			}
 			if n > 0 {

@@ -91,6 +91,7 @@ func TestLiveProfanity(t *testing.T) {
 	p.see("logged in")
 	p.line("/join " + balcony + " nick Romeo")
 	l.tw.must(l.tw.until("the room is made", func() bool { r := l.tw.rooms[balconyURI]; return r != nil && r.known }))
+	p.see("Use '/room accept'") // until then the command has no room to work on
 	p.line("/room accept")
 	l.tw.must(l.tw.until("it is open", func() bool { return l.tw.rooms[balconyURI].info.Open }))
 	l.tw.do(func() { l.tw.add(l.tw.room(balconyURI), julietURI, romeoURI, nil) })
