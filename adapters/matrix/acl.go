@@ -174,7 +174,7 @@ func (b *bridge) ruleList(ctx context.Context) ([]rule, error) {
 }
 
 func listOf(ctx context.Context, b *bridge) ([]string, error) {
-	return list[string](ctx, b.st.sql, `SELECT value FROM matrix_setting WHERE key LIKE 'rule %' LIMIT $1`, maxRules)
+	return list[string](ctx, b.st.sql, `SELECT value FROM matrix_setting WHERE key LIKE 'rule %' LIMIT 0+$1`, maxRules)
 }
 
 // matches reports whether a rule is about a user.

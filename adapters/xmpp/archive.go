@@ -349,9 +349,9 @@ func (s *store) page(ctx context.Context, room mimiuri.URI, after, before uint64
 		}
 		where += ")"
 	}
-	order := " ORDER BY seq LIMIT "
+	order := " ORDER BY seq LIMIT 0+"
 	if q.last {
-		order = " ORDER BY seq DESC LIMIT "
+		order = " ORDER BY seq DESC LIMIT 0+"
 	}
 	args = append(args, n)
 	list, err := s.messages(ctx, where+order+"$"+strconv.Itoa(len(args)), args...)

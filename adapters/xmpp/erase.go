@@ -216,7 +216,7 @@ func (s *service) tidyRoom(ctx context.Context, room string) error {
 // dropMessages deletes up to tidyBatch messages of a room that are from before a time, and says how many.
 func (s *store) dropMessages(room string, before int64) (n int64, err error) {
 	err = s.write(func(tx *sql.Tx) error {
-		const old = `SELECT mimi FROM xmpp_message WHERE room = $1 AND at < $2 ORDER BY at LIMIT $3`
+		const old = `SELECT mimi FROM xmpp_message WHERE room = $1 AND at < $2 ORDER BY at LIMIT 0+$3`
 		if _, err := tx.Exec(`DELETE FROM xmpp_file WHERE room = $1 AND mimi IN (`+old+`)`, room, before, tidyBatch); err != nil {
 			return err
 		}

@@ -136,7 +136,7 @@ func (s *store) reactions(ctx context.Context, room mimiuri.URI, target content.
 
 // recent gives the newest messages of a room, in order.
 func (s *store) recent(ctx context.Context, room mimiuri.URI, n int) ([]messageRow, error) {
-	list, err := s.messages(ctx, `room = $1 AND body <> -1 ORDER BY seq DESC LIMIT $2`, room.String(), n)
+	list, err := s.messages(ctx, `room = $1 AND body <> -1 ORDER BY seq DESC LIMIT 0+$2`, room.String(), n)
 	for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
 		list[i], list[j] = list[j], list[i]
 	}
