@@ -62,9 +62,10 @@ type bridge struct {
 
 	// working is held for reading while something is shown or carried out; whoever has set gone waits for those to end.
 	working   sync.RWMutex
-	gone      atomic.Bool  // Uninstall has begun: nothing is shown or taken any more
-	uninstall sync.Mutex   // one at a time
-	plumbs    atomic.Int64 // rooms in which a confirmation is waited for
+	gone      atomic.Bool   // Uninstall has begun: nothing is shown or taken any more
+	uninstall sync.Mutex    // one at a time
+	plumbs    atomic.Int64  // rooms in which a confirmation is waited for
+	panics    atomic.Uint64 // of background work
 
 	expiryWake                       chan struct{}
 	pushedReceipts, pushedRedactions atomic.Bool // have been seen to be pushed
@@ -119,11 +120,13 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	var work sync.WaitGroup
-	work.Go(func() { b.greetHomeserver(ctx); b.watch(ctx) })
-	work.Go(func() { b.forgetOld(ctx) })
-	work.Go(func() { b.expire(ctx) })
+	work.Go(func() {
+		b.steadily(ctx, "watching", func(ctx context.Context) { b.greetHomeserver(ctx); b.watch(ctx) })
+	})
+	work.Go(func() { b.steadily(ctx, "forgetting", b.forgetOld) })
+	work.Go(func() { b.steadily(ctx, "expiring", b.expire) })
 	if b.e2ee != nil {
-		work.Go(func() { b.e2ee.run(ctx) })
+		work.Go(func() { b.steadily(ctx, "receiving keys", b.e2ee.run) })
 	}
 	err = b.inbox.start(ctx)
 	if err == nil {
@@ -147,6 +150,22 @@ func (a *Adapter) Run(ctx context.Context, host adapter.Host) error {
 	work.Wait()
 	b.inbox.wait()
 	return err
+}
+
+// steadily runs f. After a panic in it f is run again, later each time, until it returns or the context is done. What the panic says may be of a
+// message, so that only its type is logged, with their number.
+func (b *bridge) steadily(ctx context.Context, what string, f func(context.Context)) {
+	once := func() (ok bool) {
+		defer func() {
+			if r := recover(); r != nil {
+				b.log.Error().Str("what", what).Type("panic", r).Uint64("panics", b.panics.Add(1)).Bytes("stack", debug.Stack()).Msg("background work panicked; it begins anew")
+			}
+		}()
+		f(ctx)
+		return true
+	}
+	for failures := 0; !once() && pause(ctx, min(200*time.Millisecond<<min(failures, 9), time.Minute)); failures++ {
+	}
 }
 
 // bridgeFor waits until Run has opened the database.

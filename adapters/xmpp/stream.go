@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -37,6 +39,9 @@ var errDown = fault.New(fault.Unavailable, "the XMPP server cannot be reached no
 
 // errBusy is what becomes of a stanza while the server takes them too slowly.
 var errBusy = fault.New(fault.Unavailable, "the XMPP server is too slow; it will be tried again")
+
+// errPanicked is what becomes of what panicked.
+var errPanicked = errors.New("xmpp: panic")
 
 // stream is one component connection (XEP-0114). It is made anew whenever it ends, with a growing pause, and each
 // connection starts with nothing left over from the one before.
@@ -65,6 +70,8 @@ type stream struct {
 	last  mark        // what was confirmed last on the stream before
 	count uint64      // of streams
 	via   *stream     // what is sent goes through that one, as long as its connection lasts; see merge
+
+	panics atomic.Uint64 // so far
 }
 
 // merge is called when something for the other domain, or an answer to it, has come on s. ejabberd gives every connection to
@@ -139,7 +146,7 @@ func (s *stream) run(ctx context.Context) {
 	pause := backoffMin
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := s.once(ctx)
+		err := s.guarded(func() error { return s.once(ctx) })
 		for ctx.Err() == nil {
 			v := s.through()
 			if v == nil {
@@ -173,6 +180,18 @@ func (s *stream) run(ctx context.Context) {
 		}
 		pause = min(pause*2, backoffMax)
 	}
+}
+
+// guarded runs f. A panic in it, as by a stanza that the library or this package cannot bear, ends the connection and nothing else. What the
+// panic says may be of that stanza, so that only its type is logged, with their number.
+func (s *stream) guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error().Str("domain", s.domain).Type("panic", r).Uint64("panics", s.panics.Add(1)).Bytes("stack", debug.Stack()).Msg("a stream panicked; it is made anew")
+			err = errPanicked
+		}
+	}()
+	return f()
 }
 
 // once connects, serves until the stream ends, and says why it ended.
@@ -258,10 +277,12 @@ func (s *stream) once(ctx context.Context) error {
 	go func() { defer work.Done(); c.writer() }()
 	go func() { defer work.Done(); s.keepAlive(ctx, c) }()
 	stop = context.AfterFunc(ctx, func() { c.goodbye() })
-	if s.up != nil {
-		s.up(previous, mark{stream: c.stream})
-	}
-	err = s.read(c, filter, dec)
+	err = s.guarded(func() error {
+		if s.up != nil {
+			s.up(previous, mark{stream: c.stream})
+		}
+		return s.read(c, filter, dec)
+	})
 	stop()
 	c.end(err)
 	s.mu.Lock()

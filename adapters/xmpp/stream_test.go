@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rs/zerolog"
+	"gosrc.io/xmpp/stanza"
+
 	"github.com/mimibridge/mimibridge/core/adapter"
 	"github.com/mimibridge/mimibridge/core/fault"
 	"github.com/mimibridge/mimibridge/internal/testnet"
@@ -291,5 +294,39 @@ func TestConfig(t *testing.T) {
 	}
 	if _, err := New(testConfig("127.0.0.1:5347")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A stanza on which the reader panics ends the stream, not the process; the next one is made, and the log does not have what the panic says.
+func TestPanicOfTheReader(t *testing.T) {
+	s := newStub(t)
+	logs := new(lockedBuffer)
+	handled := make(chan string, 10)
+	st := &stream{
+		domain: testRooms, addr: s.addr, secret: testSecret, server: testDomain, max: 1 << 20, log: zerolog.New(logs),
+		handle: func(p stanza.Packet, _ cutoff) {
+			if m, ok := p.(stanza.Message); ok && m.Id == "evil" {
+				panic("what somebody wrote")
+			}
+			handled <- p.Name()
+		},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); st.run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	for n := 1; n <= 2; n++ {
+		s.toRooms("<message id='evil' from='%s' to='%s'><body>x</body></message>", romeo, balcony)
+		s.wait("another stream", func() bool { return s.count[testRooms] > n && s.conns[testRooms] != nil })
+	}
+	s.toRooms("<message id='good' from='%s' to='%s'><body>x</body></message>", romeo, balcony)
+	if got := <-handled; got != "message" {
+		t.Errorf("%q", got)
+	}
+	if n := st.panics.Load(); n != 2 {
+		t.Errorf("%d panics", n)
+	}
+	if got := logs.String(); strings.Count(got, "a stream panicked") != 2 || strings.Contains(got, "somebody") {
+		t.Errorf("%s", got)
 	}
 }
