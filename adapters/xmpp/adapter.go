@@ -170,6 +170,11 @@ func (a *Adapter) DeliverBatch(ctx context.Context, events []adapter.Event) (don
 	if s == nil {
 		return 0, errNotRunning
 	}
+	s.working.RLock()
+	defer s.working.RUnlock()
+	if s.gone.Load() {
+		return len(events), nil
+	}
 	var shown []delivery
 	var stop error
 	for _, ev := range events {
@@ -199,7 +204,7 @@ func (a *Adapter) LocalUser(ctx context.Context, user mimiuri.URI) (bool, error)
 		return false, errNotRunning
 	}
 	j, ok := s.ownJID(user)
-	if !ok {
+	if !ok || s.gone.Load() {
 		return false, nil
 	}
 	// Only the prepared spelling is a user: Alice is nobody where alice is somebody.

@@ -129,6 +129,8 @@ var (
 	errLevel = errForbidden("Your address may not use this gateway. Its administrator decides who may.")
 	// errListed is the answer to who is on a list.
 	errListed = errForbidden("Your address is on a list of banned addresses that this server follows. You can leave rooms (leave), and delete what is stored of you (delete); its administrator knows which list it is.")
+	// errUninstalled is the answer to everything once the bridge is being uninstalled.
+	errUninstalled = &stanzaError{"cancel", "service-unavailable", "The bridge to MIMI is being removed from this server; its administrator knows more."}
 	// errNoRoom is the answer at an address that is no room, or none that the asker may know of.
 	errNoRoom = errNotFound("There is no such room here; join it under this name to make it, or look at its address once more.")
 
@@ -209,4 +211,6 @@ const (
 	textRegister = "To register is to take part in this room."
 	textClosed   = "This server can take no more part in the room."
 	textNotDone  = "That was not done: "
+
+	textUninstalled = "The bridge to MIMI is being removed from this server. What you write here is delivered to nobody elsewhere."
 )

@@ -72,7 +72,7 @@
 //
 // # What is kept
 //
-// Ids of messages for as long as the provider keeps ids, all of a user until EraseUser (erase.go).
+// Ids of messages for as long as the provider keeps ids, all of a user until EraseUser (erase.go), everything until Uninstall (uninstall.go).
 //
 // # Limits
 //

@@ -43,6 +43,9 @@ func (a *Adapter) EraseUser(ctx context.Context, user mimiuri.URI) error {
 			p.end("")
 		}
 	}
+	if err := s.takeBackOf(ctx, user); err != nil {
+		return err
+	}
 	s.pictures.mu.Lock()
 	delete(s.pictures.users, user)
 	s.pictures.mu.Unlock()

@@ -134,6 +134,11 @@ func (a *Adapter) DeliverConsent(ctx context.Context, ev adapter.ConsentEvent) e
 	if s == nil {
 		return errNotRunning
 	}
+	s.working.RLock()
+	defer s.working.RUnlock()
+	if s.gone.Load() {
+		return nil
+	}
 	d, err := s.showConsent(ctx, ev)
 	if err != nil {
 		return err
@@ -205,6 +210,9 @@ func (s *service) gatewayLine(to, text string) *element {
 func (s *service) usersUp() {
 	s.rights.reset()
 	s.plumbsUp()
+	if s.gone.Load() {
+		return
+	}
 	s.followLists()
 	s.work.post("contacts", func() {
 		ctx, cancel := s.timeout()

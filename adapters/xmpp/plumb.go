@@ -525,7 +525,13 @@ func (p *plumb) end(why string) {
 // part takes all of ours out of the conference room.
 func (p *plumb) part() {
 	p.mu.Lock()
-	var out []*element
+	out := p.parting()
+	p.mu.Unlock()
+	p.s.reply(p.s.toUser, out...)
+}
+
+// parting gives what takes all of ours out. p.mu is held.
+func (p *plumb) parting() (out []*element) {
 	for _, pp := range p.puppets {
 		if pp.in {
 			out = append(out, p.leaving(pp))
@@ -535,8 +541,7 @@ func (p *plumb) part() {
 	p.bot.in = false
 	p.puppets = make(map[mimiuri.URI]*puppet)
 	p.occupants = make(map[string]*occupant)
-	p.mu.Unlock()
-	p.s.reply(p.s.toUser, out...)
+	return out
 }
 
 func (p *plumb) leaving(pp *puppet) *element {
@@ -622,8 +627,10 @@ func (p *plumb) joinPresence(pp *puppet, nick string) *element {
 }
 
 // say is what the bridge itself has to say in the room; it is never bridged.
-func (p *plumb) say(text string) {
-	p.s.reply(p.s.toUser, el("", "message", "type", "groupchat", "id", "say-"+rand.Text(), "from", p.bot.jid.String(), "to", p.muc.String()).add(textEl("", "body", text)))
+func (p *plumb) say(text string) { p.s.reply(p.s.toUser, p.saying(text)) }
+
+func (p *plumb) saying(text string) *element {
+	return el("", "message", "type", "groupchat", "id", "say-"+rand.Text(), "from", p.bot.jid.String(), "to", p.muc.String()).add(textEl("", "body", text))
 }
 
 // once is say for what the room is to be told one time.

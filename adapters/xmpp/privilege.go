@@ -22,6 +22,9 @@ const (
 	nsBookmarks  = "urn:xmpp:bookmarks:1"
 )
 
+// keptBookmark begins the note that the bookmark of a room, whose address follows, was put into a person's account.
+const keptBookmark = "bookmark "
+
 // privileges are those that the server has granted on the stream of the users domain.
 type privileges struct {
 	mu     sync.Mutex
@@ -82,6 +85,9 @@ func (s *service) granted(in *packet) bool {
 
 // keepAll brings rosters and bookmarks in step with what is the case.
 func (s *service) keepAll() {
+	if s.gone.Load() {
+		return
+	}
 	roster, pubsub := s.rights.has()
 	ctx, cancel := s.timeout()
 	defer cancel()
@@ -125,7 +131,7 @@ func (s *service) keepRoster(local, other mimiuri.URI) {
 func (s *service) rosterItem(local, other mimiuri.URI) {
 	j, ok := s.ownJID(local)
 	roster, _ := s.rights.has()
-	if !ok || j.domain != s.local || !maySet(roster) {
+	if !ok || j.domain != s.local || !maySet(roster) || s.gone.Load() {
 		return
 	}
 	ctx, cancel := s.timeout()
@@ -203,7 +209,7 @@ func (s *service) keepBookmark(ev adapter.Event) {
 func (s *service) bookmark(u, user mimiuri.URI) {
 	j, ok := s.ownJID(user)
 	_, pubsub := s.rights.has()
-	if !ok || j.domain != s.local || !maySet(pubsub) {
+	if !ok || j.domain != s.local || !maySet(pubsub) || s.gone.Load() {
 		return
 	}
 	info, ok, err := s.lookup(u)
@@ -215,7 +221,7 @@ func (s *service) bookmark(u, user mimiuri.URI) {
 	ctx, cancel := s.timeout()
 	defer cancel()
 	at := s.roomJID(u).String()
-	kept, err := s.db.isKept(ctx, user, "bookmark "+at)
+	kept, err := s.db.isKept(ctx, user, keptBookmark+at)
 	if err != nil || isIn == kept {
 		return
 	}
@@ -224,7 +230,7 @@ func (s *service) bookmark(u, user mimiuri.URI) {
 		if mayGet(pubsub) { // one of their own is left as it is
 			result, err := s.asUser(j, "get", el(nsPubSub, "pubsub").add(el(nsPubSub, "items", "node", nsBookmarks).add(el(nsPubSub, "item", "id", at))))
 			if err == nil && result.child(nsPubSub, "items").child(nsPubSub, "item") != nil {
-				_ = s.db.keep(user, "bookmark "+at)
+				_ = s.db.keep(user, keptBookmark+at)
 				return
 			}
 		}
@@ -242,7 +248,7 @@ func (s *service) bookmark(u, user mimiuri.URI) {
 			el(nsPubSub, "publish-options").add(form("submit", nsPubSub+"#publish-options", option("pubsub#persist_items", "true"),
 				option("pubsub#max_items", "max"), option("pubsub#send_last_published_item", "never"), option("pubsub#access_model", "whitelist"))))
 	} else {
-		payload = el(nsPubSub, "pubsub").add(el(nsPubSub, "retract", "node", nsBookmarks, "notify", "true").add(el(nsPubSub, "item", "id", at)))
+		payload = retractBookmark(at)
 	}
 	if _, err := s.asUser(j, "set", payload); err != nil {
 		s.log.Info().Err(err).Msg("a bookmark could not be kept")
@@ -251,13 +257,17 @@ func (s *service) bookmark(u, user mimiuri.URI) {
 		}
 	}
 	if isIn {
-		err = s.db.keep(user, "bookmark "+at)
+		err = s.db.keep(user, keptBookmark+at)
 	} else {
-		err = s.db.unkeep(user, "bookmark "+at)
+		err = s.db.unkeep(user, keptBookmark+at)
 	}
 	if err != nil {
 		s.log.Warn().Err(err).Msg("a bookmark could not be noted")
 	}
+}
+
+func retractBookmark(at string) *element {
+	return el(nsPubSub, "pubsub").add(el(nsPubSub, "retract", "node", nsBookmarks, "notify", "true").add(el(nsPubSub, "item", "id", at)))
 }
 
 // asUser sends a request to a person's own account in their name, and gives the payload of the answer.

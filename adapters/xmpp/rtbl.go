@@ -265,7 +265,9 @@ func (s *service) tendLists() {
 		case <-s.ctx.Done():
 			return
 		case <-t.C:
-			s.followLists()
+			if !s.gone.Load() {
+				s.followLists()
+			}
 		}
 	}
 }

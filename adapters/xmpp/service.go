@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -50,6 +51,11 @@ type service struct {
 	plumbs   plumbs
 	lists    blocklists
 	rights   privileges
+
+	// working is held for reading while something is shown or taken; whoever has set gone waits for those to end.
+	working   sync.RWMutex
+	gone      atomic.Bool // Uninstall has begun: nothing is shown or taken any more
+	uninstall sync.Mutex  // one at a time
 }
 
 func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, error) {
@@ -98,7 +104,7 @@ func newService(ctx context.Context, cfg Config, host adapter.Host) (*service, e
 	for _, o := range rows {
 		s.room(o.room) // never released
 	}
-	if err := errors.Join(s.loadPlumbs(ctx), s.loadLists()); err != nil {
+	if err := errors.Join(s.loadPlumbs(ctx), s.loadLists(), s.loadGone(ctx)); err != nil {
 		db.close()
 		return nil, err
 	}
@@ -148,6 +154,9 @@ func (s *service) release(r *room) {
 // roomsUp is called when the stream of the rooms domain has come up: whoever occupied a room is asked whether they are
 // still there, and shown again what may have been lost with the stream before.
 func (s *service) roomsUp(previous, now mark) {
+	if s.gone.Load() {
+		return
+	}
 	s.mu.Lock()
 	list := make(map[string]mimiuri.URI, len(s.byURI))
 	for u, r := range s.byURI {
@@ -236,6 +245,16 @@ func (s *service) received(st *stream, p stanza.Packet, cut cutoff) {
 		}
 	}
 	ok = s.work.post(key, func() {
+		if !s.stillTaken(in) {
+			s.working.RLock()
+			defer s.working.RUnlock()
+			if s.gone.Load() {
+				if s.plumbAt(in.from.bare()) == nil { // a chat room that is about to be left is told nothing
+					s.refuse(in, errUninstalled)
+				}
+				return
+			}
+		}
 		var m gosrc.RouteMatch
 		if routes.Match(p, &m) {
 			m.Handler.HandlePacket(nil, p)
