@@ -421,7 +421,9 @@ Component "%[3]s"
 
 -- Files: below Component "%[5]s" "http_file_share"
 --   http_file_share_access = { "%[2]s", "%[3]s" }
--- Optional, keeps rosters and bookmarks (XEP-0356; "privilege" of prosody-modules in modules_enabled), below VirtualHost "%[6]s"
+-- Optional, keeps rosters and bookmarks (XEP-0356, mod_privilege of prosody-modules):
+--   below both Components:  modules_enabled = { "privilege" }
+--   below VirtualHost "%[6]s", with "privilege" in the modules_enabled that hold for it
 --   privileged_entities = { ["%[2]s"] = { roster = "both", iq = { ["http://jabber.org/protocol/pubsub"] = "both" } } }
 `, port, x.Users, x.Rooms, secret, upload, x.LocalDomain)
 }
@@ -438,9 +440,8 @@ func ejabberdSnippet(x *config.XMPP, secret string) string {
 # under acl: and access_rules: (files; with mod_http_upload: { access: mimibridge_upload }, and privileges)
 #   acl: { mimibridge: { server: [ %[2]s, %[3]s ] } }
 #   access_rules: { mimibridge_upload: { allow: [ local, mimibridge ] }, mimibridge: { allow: mimibridge } }
-# Optional (XEP-0356), under modules:
-#   mod_privilege: { roster: { both: mimibridge } }
-#   from ejabberd 23.10 on, for bookmarks, with: iq: { "http://jabber.org/protocol/pubsub": { both: mimibridge } }
+# Optional, keeps rosters and bookmarks (XEP-0356), from ejabberd 23.10 on, under modules:
+#   mod_privilege: { roster: { both: mimibridge }, iq: { "http://jabber.org/protocol/pubsub": { both: mimibridge } } }
 `, port, x.Users, x.Rooms, secret)
 }
 

@@ -28,7 +28,7 @@ func (d *demo) startProsody(ctx, procs context.Context) error {
 	}
 	d.prosody, err = testnet.StartProsody(procs, testnet.ProsodyOptions{
 		Dir: filepath.Join(d.dir, "prosody"), Domain: xmppDomain, Users: map[string]string{"romeo": romeoPassword, "mercutio": romeoPassword},
-		Components: []string{gatewayDomain, roomsDomain}, Secret: componentSecret, CertFile: cert, KeyFile: key,
+		MUC: d.conference, Components: []string{gatewayDomain, roomsDomain}, Secret: componentSecret, CertFile: cert, KeyFile: key,
 	})
 	return err
 }

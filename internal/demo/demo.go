@@ -51,6 +51,8 @@ type demo struct {
 	lines  []*line
 	told   map[string]bool // message IDs whose way was printed
 	failed bool
+
+	conference string // domain of a conference service of Prosody's own; "" for none
 }
 
 const (

@@ -25,8 +25,7 @@ type EjabberdOptions struct {
 	MUC        string            // domain of a MUC service of ejabberd's own, "" for none
 	Upload     string            // domain of an upload service (XEP-0363), "" for none
 
-	Modules []string // besides the usual ones, each as "mod_x: {…}"
-	More    []string // lines at the end
+	Modules []string // besides the usual ones, each as "mod_x: {…}"; the access rule "components" lets in Components
 
 	// CertFile and KeyFile let clients use STARTTLS. The certificate names Domain.
 	CertFile, KeyFile string
@@ -168,14 +167,18 @@ func (o EjabberdOptions) config(dir string) (string, error) {
 	} else {
 		line("certfiles: []")
 	}
+	quoted := []string{`"none.invalid"`}
+	for _, c := range o.Components {
+		quoted = append(quoted, strconv.Quote(c))
+	}
 	line(`s2s_access: none
 auth_method: internal
 auth_password_format: plain
-acl: {local: {user_regexp: ""}}
-access_rules: {local: {allow: local}}
+acl: {local: {user_regexp: ""}, components: {server: [%s]}}
+access_rules: {local: {allow: local}, components: {allow: components}}
 shaper_rules: {}
 listen:
-  - {port: %d, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 8388608%s}`, o.Ports.C2S, tls)
+  - {port: %d, ip: "127.0.0.1", module: ejabberd_c2s, max_stanza_size: 8388608%s}`, strings.Join(quoted, ", "), o.Ports.C2S, tls)
 	var hosts []string
 	for _, c := range o.Components {
 		hosts = append(hosts, fmt.Sprintf("%q: {password: %q}", c, o.Secret))
@@ -195,8 +198,5 @@ listen:
 		muc += ", " + m
 	}
 	line("modules: {mod_disco: {}, mod_caps: {}, mod_roster: {}, mod_ping: {}, mod_privacy: {}, mod_blocking: {}, mod_carboncopy: {}, mod_offline: {}, mod_vcard: {}, mod_pubsub: {plugins: [flat, pep]}%s%s}", muc, upload)
-	for _, l := range o.More {
-		line("%s", l)
-	}
 	return b.String(), nil
 }

@@ -34,6 +34,7 @@ type ProsodyOptions struct {
 	Modules   []string // to be loaded besides the usual ones; those of Debian's prosody-modules may be named
 	HostLines []string // of configuration, below the domain
 	MUCLines  []string // below MUC
+	CompLines []string // below each of Components
 	More      []string // at the end: other components
 
 	Plain bool // let clients log in without STARTTLS even though there is a certificate
@@ -242,6 +243,9 @@ component_stanza_size_limit = 8*1024*1024`)
 	for _, c := range components {
 		line("Component %s", luaString(c))
 		line("\tcomponent_secret = %s", luaString(o.Secret))
+		for _, l := range o.CompLines {
+			line("\t%s", l)
+		}
 	}
 	for _, l := range o.More {
 		line("%s", l)
