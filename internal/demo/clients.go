@@ -15,6 +15,7 @@ import (
 const (
 	gatewayDomain = "mimi." + xmppDomain
 	roomsDomain   = "rooms." + gatewayDomain
+	uploadDomain  = "upload." + xmppDomain
 
 	romeoJID        = "romeo@" + xmppDomain
 	romeoRoom       = "balcony@" + roomsDomain
@@ -28,7 +29,7 @@ func (d *demo) startProsody(ctx, procs context.Context) error {
 	}
 	d.prosody, err = testnet.StartProsody(procs, testnet.ProsodyOptions{
 		Dir: filepath.Join(d.dir, "prosody"), Domain: xmppDomain, Users: map[string]string{"romeo": romeoPassword, "mercutio": romeoPassword},
-		MUC: d.conference, Components: []string{gatewayDomain, roomsDomain}, Secret: componentSecret, CertFile: cert, KeyFile: key,
+		MUC: d.conference, Upload: uploadDomain, Components: []string{gatewayDomain, roomsDomain}, Secret: componentSecret, CertFile: cert, KeyFile: key,
 	})
 	return err
 }

@@ -31,33 +31,7 @@ const kills = 50
 func TestKill(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "mimibridge")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/mimibridge/mimibridge/cmd/mimibridge")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	var printed bytes.Buffer
-	d := &demo{Options: Options{Binary: binary, Out: &printed}, told: map[string]bool{}, progress: &testnet.Progress{W: &printed}, dir: dir}
-	t.Cleanup(func() {
-		d.stop()
-		if t.Failed() {
-			t.Logf("%s", printed.String())
-			for _, m := range []*daemon{d.xmpp, d.matrix} {
-				if m != nil {
-					t.Logf("the end of the log of %s:\n%s", m.domain, testnet.Tail(m.log, 30))
-				}
-			}
-		}
-	})
-	procs, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	if err := d.start(ctx, procs); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("testtable: server %s", d.prosody.Version)
-	t.Logf("testtable: server Dendrite %s", testnet.DendriteVersion)
+	d, procs := startLive(t, ctx)
 	if err := d.open(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +115,39 @@ func TestKill(t *testing.T) {
 	k.judge(ctx)
 	k.agree(ctx)
 	t.Logf("%d daemons killed, %d lines said, each shown once to the other three", kills, len(k.said))
+}
+
+// startLive starts servers, daemons and the first two clients. They end with the test; then ends what is started with procs.
+func startLive(t *testing.T, ctx context.Context) (d *demo, procs context.Context) {
+	t.Helper()
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "mimibridge")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/mimibridge/mimibridge/cmd/mimibridge")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	var printed bytes.Buffer
+	d = &demo{Options: Options{Binary: binary, Out: &printed}, told: map[string]bool{}, progress: &testnet.Progress{W: &printed}, dir: dir}
+	t.Cleanup(func() {
+		d.stop()
+		if t.Failed() {
+			t.Logf("%s", printed.String())
+			for _, m := range []*daemon{d.xmpp, d.matrix} {
+				if m != nil {
+					t.Logf("the end of the log of %s:\n%s", m.domain, testnet.Tail(m.log, 30))
+				}
+			}
+		}
+	})
+	procs, stop := context.WithCancel(context.WithoutCancel(ctx))
+	t.Cleanup(stop)
+	if err := d.start(ctx, procs); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("testtable: server %s", d.prosody.Version)
+	t.Logf("testtable: server Dendrite %s", testnet.DendriteVersion)
+	return d, procs
 }
 
 // killing is the conversation.
