@@ -268,18 +268,19 @@ func (r *rich) consent(nurse *testnet.NioClient, mercutio *testnet.SlixClient) {
 		r.t.Helper()
 		r.must(c.Raw(r.ctx, fmt.Sprintf(`<presence xmlns='jabber:client' type='subscribe' to='%s'/>`, nurseAtGateway)))
 	}
+	// A server hands the answer itself only to clients that have asked for the roster; what it leads to reaches all.
 	told := func(c *testnet.SlixClient, typ string) {
 		r.t.Helper()
-		r.xmpp(c, typ, func(e testnet.SlixEvent) bool {
+		r.xmpp(c, "presence "+typ+" of the contact", func(e testnet.SlixEvent) bool {
 			return e.Kind == "presence" && e.Type == typ && e.Bare() == nurseAtGateway
 		})
 	}
 	subscribe(r.d.romeo)
 	r.asked(nurse, romeoURI)
 	ask("accept "+romeoURI, "They may write to you now.")
-	told(r.d.romeo, "subscribed")
+	told(r.d.romeo, "")
 	ask("refuse "+romeoURI, "They may not write to you.")
-	told(r.d.romeo, "unsubscribed")
+	told(r.d.romeo, "unavailable")
 
 	subscribe(mercutio)
 	r.asked(nurse, mercutioURI)
