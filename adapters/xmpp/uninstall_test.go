@@ -55,6 +55,7 @@ func TestUninstall(t *testing.T) {
 	a.grant(testDomain, nsPrivilege, allPerms)
 	w.consents(adapter.ConsentEvent{Answered: true, Contact: adapter.Contact{Granted: adapter.ConsentGranted}})
 	a.until(2)
+	a.still() // it is noted once the server has it
 	mark, before, log := w.mark(), w.tw.left(), a.until(2)
 	steps, err := w.tw.uninstall(true)
 	if err != nil {
@@ -243,6 +244,7 @@ func TestEraseTakesBack(t *testing.T) {
 	a.grant(testDomain, nsPrivilege, allPerms)
 	w.consents(adapter.ConsentEvent{Answered: true, Contact: adapter.Contact{Granted: adapter.ConsentGranted}})
 	a.until(2)
+	a.still()
 	w.tw.must(w.tw.adapter.EraseUser(t.Context(), romeoURI))
 	if got := a.until(4); !slices.Equal(got[2:], []string{"roster " + juliet + " remove", "retract " + balcony}) {
 		t.Errorf("%q", got)
