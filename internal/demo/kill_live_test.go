@@ -228,10 +228,16 @@ func (k *killing) viaXMPP(c *testnet.SlixClient) func(context.Context, string, s
 	}
 }
 
-// viaMatrix sends to the homeserver, which keeps it for the adapter.
+// viaMatrix sends to the homeserver, which keeps it for the adapter. One that says it has failed, as Dendrite does on a busy
+// machine, is sent it again as apps do: with the same transaction.
 func (k *killing) viaMatrix(c *testnet.NioClient, room string) func(context.Context, string, string) error {
-	return func(ctx context.Context, text, id string) error {
-		_, err := c.SendText(ctx, room, text, id)
+	return func(ctx context.Context, text, id string) (err error) {
+		for range 10 {
+			if _, err = c.SendText(ctx, room, text, id); err == nil || ctx.Err() != nil {
+				return err
+			}
+			pause(ctx, 500)
+		}
 		return err
 	}
 }
